@@ -1,0 +1,230 @@
+//! One channel's life: publishes, takes the confirms, and tells who is meant by them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, ErrorKind, Event};
+
+use crate::error::PublishError;
+use crate::publisher::returns::{Returns, Settled};
+use crate::publisher::supervisor::{Link, Message, Outgoing, Supervisor};
+
+const COMMANDS_AT_ONCE: usize = 256;
+
+/// Why a session ended. What is not settled is back in the supervisor's queue.
+pub(super) enum End {
+    /// The publisher is closed, everything is settled.
+    Finished,
+    /// The broker closed the channel, and not the connection: it objects to one of the messages.
+    ChannelClosed,
+    /// The connection is gone.
+    ConnectionLost(String),
+}
+
+/// A channel and what was published on it.
+pub(super) struct Session<'a> {
+    supervisor: &'a mut Supervisor,
+    connection: &'a Connection,
+    channel: Arc<Channel>,
+    next_number: u64,
+    /// By their number, the oldest first.
+    unsettled: BTreeMap<u64, Outgoing>,
+    returns: Returns,
+}
+
+/// What one of the futures of a session has come to.
+enum Step {
+    Answered(u64, lapin::Result<Confirmation>),
+    /// Everything that was ready before this was pushed has been seen: see [`Returns`].
+    Marker,
+}
+
+impl<'a> Session<'a> {
+    /// Opens a channel and publishes on it until it ends.
+    pub(super) async fn run(supervisor: &'a mut Supervisor, connection: &'a Connection) -> End {
+        let channel = match open(connection).await {
+            Ok(channel) => Arc::new(channel),
+            Err(error) => return End::ConnectionLost(error.to_string()),
+        };
+        supervisor.link.send_replace(Link::Up);
+        let mut session = Session {
+            supervisor,
+            connection,
+            channel,
+            next_number: 0,
+            unsettled: BTreeMap::new(),
+            returns: Returns::default(),
+        };
+        let ended = session.work().await;
+        session.give_back(ended)
+    }
+
+    /// Works until there is nothing left to do (none), or the channel fails.
+    async fn work(&mut self) -> Option<lapin::Error> {
+        let mut steps = FuturesUnordered::new();
+        let mut events = std::pin::pin!(self.connection.events_listener());
+        let mut commands = Vec::with_capacity(COMMANDS_AT_ONCE);
+        loop {
+            while let Some((number, message)) = self.next_to_publish() {
+                steps.push(step(Some((self.channel.clone(), message, number))));
+            }
+            if self.supervisor.finished() && self.unsettled.is_empty() {
+                return None;
+            }
+            let closing = self.supervisor.closing;
+            tokio::select! {
+                Some(step_done) = steps.next(), if !steps.is_empty() => match step_done {
+                    Step::Answered(number, Ok(confirmation)) => {
+                        if self.answered(number, confirmation) {
+                            steps.push(step(None));
+                        }
+                    }
+                    Step::Answered(_, Err(error)) => return Some(error),
+                    Step::Marker => {
+                        let (settled, again) = self.returns.marker(self.unsettled.len());
+                        self.settle(settled);
+                        if again {
+                            steps.push(step(None));
+                        }
+                    }
+                },
+                count = self.supervisor.commands.recv_many(&mut commands, COMMANDS_AT_ONCE), if !closing => {
+                    if count == 0 {
+                        self.supervisor.take(None);
+                    }
+                    for command in commands.drain(..) {
+                        self.supervisor.take(Some(command));
+                    }
+                }
+                Some(event) = events.next() => {
+                    if let Some(error) = self.event(event) {
+                        return Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next message that may be published, under its number. Those whose senders have given up are dropped.
+    fn next_to_publish(&mut self) -> Option<(u64, Arc<Message>)> {
+        loop {
+            if self.supervisor.suspects > 0 && !self.unsettled.is_empty() {
+                return None;
+            }
+            let outgoing = self.supervisor.waiting.pop_front()?;
+            self.supervisor.suspects = self.supervisor.suspects.saturating_sub(1);
+            if !outgoing.answer.is_closed() {
+                let number = self.next_number;
+                self.next_number += 1;
+                let message = outgoing.message.clone();
+                self.unsettled.insert(number, outgoing);
+                return Some((number, message));
+            }
+        }
+    }
+
+    /// Takes a confirm; true if a marker is wanted.
+    fn answered(&mut self, number: u64, confirmation: Confirmation) -> bool {
+        match confirmation {
+            Confirmation::Ack(returned) => self.returns.answered(Some(number), returned.and_then(|message| number_of(&message))),
+            Confirmation::Nack(returned) => {
+                if let Some(outgoing) = self.unsettled.remove(&number) {
+                    outgoing.settle(Err(PublishError::Rejected));
+                }
+                self.returns.answered(None, returned.and_then(|message| number_of(&message)))
+            }
+            Confirmation::NotRequested => unreachable!("the channel was put into confirm mode"),
+        }
+    }
+
+    fn settle(&mut self, settled: Vec<(u64, Settled)>) {
+        for (number, outcome) in settled {
+            let Some(outgoing) = self.unsettled.remove(&number) else { continue };
+            let outcome = match outcome {
+                Settled::Taken => Ok(()),
+                Settled::Returned => Err(PublishError::Unroutable {
+                    exchange: outgoing.message.exchange.to_string(),
+                    routing_key: outgoing.message.routing_key.to_string(),
+                }),
+            };
+            outgoing.settle(outcome);
+        }
+    }
+
+    /// Takes an event of the connection; an error if the connection is gone.
+    fn event(&self, event: Event) -> Option<lapin::Error> {
+        let link = &self.supervisor.link;
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                link.send_replace(Link::Down(format!("the broker blocks publishers: {reason}")));
+            }
+            Event::ConnectionUnblocked => {
+                link.send_replace(Link::Up);
+            }
+            // A channel's error comes here too, and may be an older channel's.
+            Event::Error(error) if !self.connection.status().connected() => return Some(error),
+            _ => {}
+        }
+        None
+    }
+
+    /// Puts what is unsettled back to the front of the queue, and says what is to be done.
+    fn give_back(mut self, ended: Option<lapin::Error>) -> End {
+        let Some(error) = ended else { return End::Finished };
+        let channel_only = self.connection.status().connected() && !error.is_amqp_hard_error();
+        if channel_only && self.unsettled.len() == 1
+            && let ErrorKind::ProtocolError(objection) = error.kind()
+            && let Some((_, outgoing)) = self.unsettled.pop_first()
+        {
+            let outcome = objection_to(&outgoing.message, objection);
+            outgoing.settle(Err(outcome));
+        }
+        // Published one at a time, the one that the broker objects to will show.
+        if channel_only {
+            self.supervisor.suspects = self.unsettled.len();
+        }
+        for (_, outgoing) in std::mem::take(&mut self.unsettled).into_iter().rev() {
+            self.supervisor.waiting.push_front(outgoing);
+        }
+        if channel_only { End::ChannelClosed } else { End::ConnectionLost(error.to_string()) }
+    }
+}
+
+async fn open(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
+}
+
+/// Publishes a message and waits for its confirm. Without work it is a marker: ready at once, in its turn.
+async fn step(work: Option<(Arc<Channel>, Arc<Message>, u64)>) -> Step {
+    let Some((channel, message, number)) = work else { return Step::Marker };
+    Step::Answered(number, publish(&channel, &message, number).await)
+}
+
+async fn publish(channel: &Channel, message: &Message, number: u64) -> lapin::Result<Confirmation> {
+    let properties = message.properties.clone().with_correlation_id(number.to_string().into());
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
+    channel.basic_publish(exchange, routing_key, options, &message.body, properties).await?.await
+}
+
+/// The number of a message that the broker returned.
+fn number_of(returned: &BasicReturnMessage) -> Option<u64> {
+    returned.properties.correlation_id().as_ref()?.as_str().parse().ok()
+}
+
+fn objection_to(message: &Message, objection: &lapin::protocol::AMQPError) -> PublishError {
+    const NOT_FOUND: u16 = 404;
+    match objection.get_id() {
+        NOT_FOUND => PublishError::Unroutable {
+            exchange: message.exchange.to_string(),
+            routing_key: message.routing_key.to_string(),
+        },
+        code => PublishError::Refused { code, text: objection.get_message().to_string() },
+    }
+}

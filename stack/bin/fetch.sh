@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# fetch.sh [elasticsearch] [kafka] [debezium] [apicurio] - download from Maven Central; without arguments, all of it. Installs a JDK and
+# Maven where they are missing. Idempotent: a part whose stamp names the wanted version is skipped.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+# One at a time: services that start together share jars and Maven's own cache. -o: see `need`.
+[ -n "${FETCH_LOCKED:-}" ] || FETCH_LOCKED=1 exec flock -o "$LAB/fetch.lock" "$0" "$@"
+MVN="mvn -q -B -ntp -Dstyle.color=never"
+
+done_already() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
+
+fetch_kafka() {
+  done_already "$LIB/.stamp" "$KAFKA_VERSION" && { say "kafka $KAFKA_VERSION: present"; return; }
+  rm -rf "$LIB"; mkdir -p "$LIB"
+  $MVN -f "$HERE/pom.xml" -Dkafka.version="$KAFKA_VERSION" \
+    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$LIB"
+  echo "$KAFKA_VERSION" >"$LIB/.stamp"
+  say "kafka $KAFKA_VERSION: $(ls "$LIB"/*.jar | wc -l) jars, $(du -sh "$LIB" | cut -f1)"
+}
+
+# Debezium's `plugin` tar.gz is a ready folder for plugin.path: connector + all its jars.
+fetch_debezium() {
+  local c want="$DEBEZIUM_VERSION" dl="$LAB/downloads"
+  for c in postgres mysql mariadb; do
+    local dir="$PLUGINS/debezium-connector-$c"
+    done_already "$dir/.stamp" "$want" && { say "debezium-$c $want: present"; continue; }
+    mkdir -p "$dl"; rm -rf "$dir"
+    $MVN dependency:copy -Dartifact="io.debezium:debezium-connector-$c:$want:tar.gz:plugin" \
+      -DoutputDirectory="$dl" -Dmdep.useBaseVersion=true
+    tar -xzf "$dl/debezium-connector-$c-$want-plugin.tar.gz" -C "$PLUGINS"
+    echo "$want" >"$dir/.stamp"
+    say "debezium-$c $want: $(ls "$dir"/*.jar | wc -l) jars, $(du -sh "$dir" | cut -f1)"
+  done
+}
+
+# Apicurio Registry speaks Confluent's schema-registry API under /apis/ccompat/v7.
+fetch_apicurio() {
+  local want="$APICURIO_VERSION" dl="$LAB/downloads"; local dir="$LAB/apicurio-$want"
+  done_already "$dir/.stamp" "$want" && { say "apicurio $want: present"; return; }
+  mkdir -p "$dl"; rm -rf "$dir"; mkdir -p "$dir"
+  $MVN dependency:copy -Dartifact="io.apicurio:apicurio-registry-app:$want:tar.gz:all" \
+    -DoutputDirectory="$dl" -Dmdep.useBaseVersion=true
+  tar -xzf "$dl/apicurio-registry-app-$want-all.tar.gz" -C "$dir"
+  echo "$want" >"$dir/.stamp"
+  say "apicurio $want: $(du -sh "$dir" | cut -f1)"
+}
+
+# Elasticsearch's server jars are on Maven Central without the distribution around them: lay them out as the
+# distribution does (lib/, modules/transport-netty4/) and compile the small launcher of this folder.
+fetch_elasticsearch() {
+  local v="$ELASTICSEARCH_VERSION"; local dir="$LAB/elasticsearch-$v" m
+  use_java $(elasticsearch_java)   # the launcher is compiled for the Java that it will run on
+  done_already "$dir/.stamp" "$v" && { say "elasticsearch $v: present"; return; }
+  rm -rf "$dir"; mkdir -p "$dir"/{lib,modules/transport-netty4,modules/rest-root,classes}
+  cat >"$dir/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>local</groupId><artifactId>elasticsearch</artifactId><version>1</version><dependencies>
+<dependency><groupId>org.elasticsearch</groupId><artifactId>elasticsearch</artifactId><version>$v</version></dependency>
+<dependency><groupId>org.elasticsearch.plugin</groupId><artifactId>transport-netty4</artifactId><version>$v</version></dependency>
+</dependencies></project>
+POM
+  $MVN -f "$dir/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir/lib"
+  mv "$dir"/lib/netty-*.jar "$dir"/lib/transport-netty4-*.jar "$dir/modules/transport-netty4/"
+  "$JAVA_HOME/bin/javac" -nowarn -d "$dir/classes" -cp "$dir/lib/*" "$HERE"/elasticsearch/local/*.java
+  "$JAVA_HOME/bin/jar" --create --file "$dir/lib/local-node.jar" -C "$dir/classes" local/LocalNode.class
+  (cd "$dir/classes" && "$JAVA_HOME/bin/jar" --create --file "$dir/modules/rest-root/rest-root.jar" local/RootPlugin*.class)
+  for m in "transport-netty4 org.elasticsearch.transport.netty4.Netty4Plugin" "rest-root local.RootPlugin"; do
+    set -- $m
+    printf '%s\n' "name=$1" "description=$1" "classname=$2" "version=$v" "elasticsearch.version=$v" java.version=17 \
+      >"$dir/modules/$1/plugin-descriptor.properties"
+  done
+  echo "$v" >"$dir/.stamp"; say "elasticsearch $v: $(du -sh "$dir" | cut -f1)"
+}
+
+[ $# -gt 0 ] || set -- elasticsearch kafka debezium apicurio
+for part in "$@"; do
+  case "$part" in elasticsearch | kafka | debezium | apicurio) ;; *) sed -n '2,3p' "$0"; exit 2 ;; esac
+done
+use_java 17
+need mvn maven
+for part in "$@"; do "fetch_$part"; done

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# kafka.sh start|stop|status|wipe|restart - one Kafka broker (KRaft, combined
+# broker + controller, single node) on loopback.
+#   start   format the storage on first use, start, wait until it answers
+#   wipe    stop and forget all topics
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+KDATA="$DATA/kafka"; CONF="$RUN/server.properties"
+
+write_conf() {
+  cat >"$CONF" <<CONF
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=$HOST:$CONTROLLER_PORT
+listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT
+advertised.listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$KDATA
+# One node, so every internal topic has one replica; few partitions start faster
+# (the defaults are 50 each for offsets and transactions).
+default.replication.factor=1
+num.partitions=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+min.insync.replicas=1
+# A laboratory's consumer groups should not wait 3 s for more members to join.
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=true
+# Small thread pools and a small dedupe buffer (default 128 MiB) for a 512 MiB heap.
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=16777216
+CONF
+}
+
+ready() { port_open "$BROKER_PORT" && grep -q 'Kafka Server started' "$LOGS/kafka.log"; }
+
+start() {
+  use_java 17
+  already_up kafka ready && { say "kafka: already up on $BOOTSTRAP"; return; }
+  [ -s "$LIB/.stamp" ] || "$BIN/fetch.sh" kafka
+  port_open "$BROKER_PORT" && die "port $BROKER_PORT is taken by something else"
+  local t0; t0=$(now_ms)
+  write_conf
+  # meta.properties exists exactly when the folder has been formatted.
+  if [ ! -f "$KDATA/meta.properties" ]; then
+    local id; id=$(kafka_tool kafka.tools.StorageTool random-uuid)
+    kafka_tool kafka.tools.StorageTool format --standalone -t "$id" -c "$CONF" >"$LOGS/kafka-format.log" 2>&1 \
+      || { cat "$LOGS/kafka-format.log" >&2; die "format failed"; }
+  fi
+  launch kafka "$JAVA" $BROKER_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \
+    -cp "$LIB/*" kafka.Kafka "$CONF"
+  wait_ready kafka 90 ready
+  say "kafka: ready on $BOOTSTRAP after $(( $(now_ms) - t0 )) ms"
+}
+
+case "${1:-}" in
+  start) start ;;
+  stop) stop_pid kafka ;;
+  restart) stop_pid kafka; start ;;
+  status) status kafka ;;
+  wipe) stop_pid kafka; rm -rf "$KDATA"; say "kafka: wiped" ;;
+  *) sed -n '2,5p' "$0"; exit 2 ;;
+esac

@@ -1,0 +1,3 @@
+//! The worker, built with the tests that run it.
+
+fn main() {}

@@ -1,0 +1,34 @@
+//! The harness of the integration tests: the real services, started by the scripts in `stack/bin`,
+//! and the real worker as a child process.
+//!
+//! Each test takes a [`Namespace`]: a database, queues and indexes of its own on shared servers, so that tests run
+//! side by side. A test that stops, pauses or floods a server takes a private one: [`PrivateReplica`],
+//! [`PrivateElasticsearch`], [`PrivateRabbit`]. All of it is removed at the end of the test; what a killed run left behind is
+//! removed by the next run an hour later.
+//!
+//! Nothing here sleeps for a fixed time: [`eventually`] waits for a condition.
+
+mod elastic;
+mod eventually;
+mod metrics;
+mod namespace;
+mod naming;
+mod pinion;
+mod private;
+mod rabbit;
+mod replica;
+mod script;
+mod setup;
+mod stack;
+mod sweep;
+
+pub use elastic::Elastic;
+pub use eventually::eventually;
+pub use metrics::Metrics;
+pub use namespace::Namespace;
+pub use pinion::{Output, Pinion, Worker};
+pub use private::{PrivateElasticsearch, PrivateRabbit};
+pub use rabbit::Rabbit;
+pub use replica::PrivateReplica;
+pub use setup::Setup;
+pub use stack::{Stack, stack};

@@ -1,0 +1,141 @@
+use anyhow::{Context, Result};
+
+use crate::elastic::Elastic;
+use crate::naming::unique_name;
+use crate::rabbit::Rabbit;
+use crate::script::{free_port, lab, run, run_async, script, signal};
+use crate::stack::stack;
+
+/// An Elasticsearch node of the test's own, of the same version as the shared one. Removed at the end.
+pub struct PrivateElasticsearch {
+    service: PrivateService,
+    elastic: Elastic,
+}
+
+impl PrivateElasticsearch {
+    /// Starts a node, with more lines for its `elasticsearch.yml`: `""` for none.
+    pub async fn start(extra_yml: &str) -> Result<Self> {
+        let version = Elastic::new(&stack().await?.elasticsearch).version().await?;
+        let port = free_port(&[100])?;
+        let environment = vec![
+            ("ELASTICSEARCH_VERSION", version),
+            ("ELASTICSEARCH_PORT", port.to_string()),
+            ("ELASTICSEARCH_HEAP", "512m".to_owned()),
+            ("EXTRA", extra_yml.to_owned()),
+        ];
+        let service = PrivateService::new(ELASTICSEARCH, environment);
+        service.start().await?;
+        Ok(Self { service, elastic: Elastic::new(&format!("http://127.0.0.1:{port}")) })
+    }
+
+    /// A client of this node.
+    pub fn elastic(&self) -> &Elastic {
+        &self.elastic
+    }
+
+    /// The node's process: stop and start, kill, pause and resume.
+    pub fn service(&self) -> &PrivateService {
+        &self.service
+    }
+}
+
+/// A RabbitMQ node of the test's own. Removed at the end.
+pub struct PrivateRabbit {
+    service: PrivateService,
+    rabbit: Rabbit,
+}
+
+impl PrivateRabbit {
+    /// Starts a node.
+    pub async fn start() -> Result<Self> {
+        stack().await?;
+        let port = free_port(&[1, 2, 3, 4])?;
+        let service = PrivateService::new(RABBITMQ, vec![("RABBITMQ_PORT", port.to_string())]);
+        service.start().await?;
+        let amqp = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
+        Ok(Self { service, rabbit: Rabbit::new(&amqp, &format!("http://127.0.0.1:{}", port + 1)) })
+    }
+
+    /// A client of this node.
+    pub fn rabbit(&self) -> &Rabbit {
+        &self.rabbit
+    }
+
+    /// The node's process: stop and start, kill, pause and resume.
+    pub fn service(&self) -> &PrivateService {
+        &self.service
+    }
+}
+
+const ELASTICSEARCH: &str = "elasticsearch";
+const RABBITMQ: &str = "rabbitmq";
+
+/// The process of a private server. It is killed, and its files are removed, when this is dropped.
+pub struct PrivateService {
+    kind: &'static str,
+    node: String,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl PrivateService {
+    fn new(kind: &'static str, mut environment: Vec<(&'static str, String)>) -> Self {
+        let node = format!("{}-{kind}", unique_name());
+        environment.push(("NODE", node.clone()));
+        Self { kind, node, environment }
+    }
+
+    /// The server that a killed test run left behind, to be dropped; `None` when the node's name says no kind of server.
+    pub(crate) fn leftover(node: String) -> Option<Self> {
+        let kind = [ELASTICSEARCH, RABBITMQ].into_iter().find(|kind| node.ends_with(kind))?;
+        Some(Self { kind, environment: vec![("NODE", node.clone())], node })
+    }
+
+    /// Starts the server, on the same port as before, with what it had stored; returns once it answers.
+    pub async fn start(&self) -> Result<()> {
+        run_async(self.script("start")).await
+    }
+
+    /// Stops the server in an orderly way.
+    pub async fn stop(&self) -> Result<()> {
+        run_async(self.script("stop")).await
+    }
+
+    /// Kills the server on the spot.
+    pub fn kill(&self) -> Result<()> {
+        signal(self.pid()?, "KILL")
+    }
+
+    /// Freezes the server: it keeps its connections and answers nothing.
+    pub fn pause(&self) -> Result<()> {
+        signal(self.pid()?, "STOP")
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        signal(self.pid()?, "CONT")
+    }
+
+    fn pid(&self) -> Result<u32> {
+        let file = lab().join("run").join(format!("{}.pid", self.node));
+        let text = std::fs::read_to_string(&file).with_context(|| format!("{} does not run", self.node))?;
+        Ok(text.split_whitespace().next().context("an empty pid file")?.parse()?)
+    }
+
+    fn script(&self, command: &str) -> std::process::Command {
+        let mut script = script(&format!("{}.sh", self.kind), &self.environment);
+        script.arg(command);
+        script
+    }
+}
+
+impl Drop for PrivateService {
+    fn drop(&mut self) {
+        // A frozen process would not answer to a polite request.
+        if self.pid().is_ok_and(|pid| signal(pid, "KILL").is_err()) {
+            eprintln!("{}: was not running any more", self.node);
+        }
+        if let Err(error) = run(&mut self.script("wipe")) {
+            eprintln!("{}: can't be removed: {error:#}", self.node);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::eventually;
+use crate::naming::unique_name;
+use crate::script::{free_port, lab, run, run_async, script};
+use crate::stack::{stack, superuser_url, worker_url};
+
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A second streaming replica of the shared primary, for tests that pause, stop or promote one. Removed at the end.
+pub struct PrivateReplica {
+    name: String,
+    port: u16,
+}
+
+impl PrivateReplica {
+    /// Copies the primary and starts the copy: it shows everything committed so far.
+    pub async fn start() -> Result<Self> {
+        stack().await?;
+        let replica = Self { name: format!("{}-replica", unique_name()), port: free_port(&[])? };
+        replica.restart().await?;
+        Ok(replica)
+    }
+
+    /// The replica that a killed test run left behind, to be dropped.
+    pub(crate) fn leftover(name: String) -> Self {
+        Self { name, port: 0 }
+    }
+
+    /// A database on this replica, as the worker's role.
+    pub fn url(&self, database: &str) -> String {
+        worker_url(self.port, database)
+    }
+
+    /// A database on this replica, as superuser.
+    pub fn superuser(&self, database: &str) -> String {
+        superuser_url(self.port, database)
+    }
+
+    /// Stops replay, and returns once it stands still. The replica goes on receiving.
+    pub async fn pause(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        sqlx::query("SELECT pg_wal_replay_pause()").execute(&mut connection).await?;
+        eventually("the replica to pause", REPLAY_TIMEOUT, async || {
+            let query = sqlx::query_scalar("SELECT pg_get_wal_replay_pause_state()");
+            let state: String = query.fetch_one(&mut connection).await?;
+            Ok((state == "paused").then_some(()))
+        })
+        .await
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    pub async fn resume(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        sqlx::query("SELECT pg_wal_replay_resume()").execute(&mut connection).await?;
+        Ok(())
+    }
+
+    /// Stops the server in an orderly way.
+    pub async fn stop(&self) -> Result<()> {
+        run_async(self.script("stop")).await
+    }
+
+    /// Kills the server's processes on the spot.
+    pub async fn kill(&self) -> Result<()> {
+        run_async(self.script("kill")).await
+    }
+
+    /// Starts the server again, on the same port, after [`stop`](Self::stop) or [`kill`](Self::kill).
+    pub async fn restart(&self) -> Result<()> {
+        run_async(self.script("start")).await
+    }
+
+    /// Makes it a primary on a timeline of its own.
+    pub async fn promote(&self) -> Result<()> {
+        run_async(self.script("promote")).await
+    }
+
+    async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.superuser("postgres")).await?)
+    }
+
+    fn script(&self, command: &str) -> std::process::Command {
+        let folder = lab().join("pg").join(&self.name).display().to_string();
+        let mut script = script("pg.sh", &[("PG_REPLICA", folder), ("PG_REPLICA_PORT", self.port.to_string())]);
+        script.args(["replica", command]);
+        script
+    }
+}
+
+impl Drop for PrivateReplica {
+    fn drop(&mut self) {
+        if let Err(error) = run(&mut self.script("wipe")) {
+            eprintln!("{}: can't be removed: {error:#}", self.name);
+        }
+    }
+}
+
+/// Waits until the replica behind `replica_superuser` shows everything committed on the primary so far.
+pub(crate) async fn caught_up(primary_superuser: &str, replica_superuser: &str) -> Result<()> {
+    let mut primary = PgConnection::connect(primary_superuser).await?;
+    // The message lies after every commit so far, and its own commit makes sure that replay passes it.
+    let message = "SELECT pg_logical_emit_message(true, 'pinion-tests', '')::text";
+    let position: String = sqlx::query_scalar(message).fetch_one(&mut primary).await?;
+    primary.close().await?;
+    let mut replica = PgConnection::connect(replica_superuser).await?;
+    eventually("the replica to catch up", REPLAY_TIMEOUT, async || {
+        let query = AssertSqlSafe(format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"));
+        let passed: bool = sqlx::query_scalar(query).fetch_one(&mut replica).await?;
+        Ok(passed.then_some(()))
+    })
+    .await?;
+    replica.close().await?;
+    Ok(())
+}

@@ -1,0 +1,97 @@
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::OnceCell;
+
+use crate::elastic::Elastic;
+use crate::script::{lab, run_async, top};
+use crate::sweep::sweep;
+
+/// The addresses of the shared services.
+pub struct Stack {
+    /// AMQP, as `guest`.
+    pub rabbitmq: String,
+    /// RabbitMQ's management API, `http://HOST:PORT`; user `guest`, password `guest`.
+    pub rabbitmq_management: String,
+    /// Elasticsearch, `http://HOST:PORT`.
+    pub elasticsearch: String,
+    primary_port: u16,
+    replica_port: u16,
+}
+
+/// The shared services. The first caller of the process starts those that don't answer, and removes what runs of more than an
+/// hour ago left behind.
+///
+/// The addresses are those of `stack/bin/env.sh`, with its variables; `PINION_TEST_ELASTICSEARCH` is the address of another
+/// Elasticsearch, which must be running.
+pub async fn stack() -> Result<&'static Stack> {
+    static STACK: OnceCell<Stack> = OnceCell::const_new();
+    STACK.get_or_try_init(start).await
+}
+
+impl Stack {
+    /// A database on the primary, as the worker's role: `SELECT` and nothing else, its password checked.
+    pub fn primary(&self, database: &str) -> String {
+        worker_url(self.primary_port, database)
+    }
+
+    /// A database on the shared replica, as the worker's role. The replica must keep moving: take a private one to pause it.
+    pub fn replica(&self, database: &str) -> String {
+        worker_url(self.replica_port, database)
+    }
+
+    /// A database on the primary, as superuser.
+    pub fn superuser(&self, database: &str) -> String {
+        superuser_url(self.primary_port, database)
+    }
+
+    /// A database on the shared replica, as superuser.
+    pub fn replica_superuser(&self, database: &str) -> String {
+        superuser_url(self.replica_port, database)
+    }
+}
+
+pub(crate) fn worker_url(port: u16, database: &str) -> String {
+    format!("postgres://pinion:pinion@127.0.0.1:{port}/{database}")
+}
+
+pub(crate) fn superuser_url(port: u16, database: &str) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/{database}")
+}
+
+async fn start() -> Result<Stack> {
+    let rabbitmq_port = port("RABBITMQ_PORT", 15670)?;
+    let given = std::env::var("PINION_TEST_ELASTICSEARCH").ok();
+    let stack = Stack {
+        rabbitmq: format!("amqp://guest:guest@127.0.0.1:{rabbitmq_port}/%2f"),
+        rabbitmq_management: format!("http://127.0.0.1:{}", rabbitmq_port + 1),
+        elasticsearch: match &given {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://127.0.0.1:{}", port("ELASTICSEARCH_PORT", 19200)?),
+        },
+        primary_port: port("PG_PORT", 15432)?,
+        replica_port: port("PG_REPLICA_PORT", 15433)?,
+    };
+    // Two test processes must not start the same service at once; -o keeps the lock from the daemons.
+    std::fs::create_dir_all(lab())?;
+    let mut all = Command::new("flock");
+    all.arg("-o").arg(lab().join("tests.lock")).arg(top().join("stack/bin/all.sh")).args(["start", "rabbitmq", "pg"]);
+    if given.is_none() {
+        all.arg("elasticsearch");
+    }
+    run_async(all).await?;
+    Elastic::new(&stack.elasticsearch)
+        .version()
+        .await
+        .with_context(|| format!("no Elasticsearch on {}", stack.elasticsearch))?;
+    sweep(&stack, Duration::from_secs(3600)).await.context("can't remove what earlier test runs left behind")?;
+    Ok(stack)
+}
+
+fn port(variable: &str, default: u16) -> Result<u16> {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("{variable}={text} is no port")),
+        Err(_) => Ok(default),
+    }
+}

@@ -1,0 +1,28 @@
+//! The worker and the operator's commands. See ARCHITECTURE.md for the map.
+
+pub mod admin;
+pub mod broker;
+pub mod clock;
+mod commands;
+pub mod config;
+pub mod control;
+pub mod dead_letter;
+pub mod elasticsearch;
+pub mod error;
+pub mod gate;
+pub mod generation;
+pub mod json;
+pub mod limit;
+mod logging;
+pub mod metrics;
+pub mod operations;
+pub mod pipeline;
+pub mod ports;
+pub mod postgres;
+pub mod retry;
+pub mod shutdown;
+pub mod status;
+mod substitute;
+pub mod tracker;
+
+pub use commands::run;

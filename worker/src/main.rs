@@ -1,0 +1,5 @@
+//! The binary `pinion`.
+
+fn main() -> std::process::ExitCode {
+    pinion_worker::run()
+}

@@ -1,0 +1,153 @@
+//! Every metric of the worker, in base units. No ids in labels.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// A gauge of seconds.
+pub type Seconds = Gauge<f64, AtomicU64>;
+
+/// The label of a metric kept for each job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobLabel {
+    /// The job's name.
+    pub job: String,
+}
+
+/// The labels of a metric kept for each job and verdict (or reason).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerdictLabel {
+    /// The job's name.
+    pub job: String,
+    /// One of a fixed set of words.
+    pub verdict: &'static str,
+}
+
+/// All metrics and the registry that prints them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Messages received, by job and by what the source made of them
+    /// (`accepted`, `undecodable`, `suspect`, `moved`).
+    pub messages: Family<VerdictLabel, Counter>,
+    /// Documents settled, by job and verdict.
+    pub documents: Family<VerdictLabel, Counter>,
+    /// Ids that joined another delivery of the same id in their batch.
+    pub coalesced: Family<JobLabel, Counter>,
+    /// Batches that were run again, by job and fault.
+    pub retries: Family<VerdictLabel, Counter>,
+    /// Documents whose index holds a version that no read could have had yet.
+    pub versions_from_the_future: Family<JobLabel, Counter>,
+    /// Positions in messages (`after`) that were beyond the primary or not a position.
+    pub after_ignored: Family<JobLabel, Counter>,
+    /// 1 while a job is paused, by whom or what (`operator`, `broken`).
+    pub paused: Family<VerdictLabel, Gauge>,
+    /// Age of the oldest unsettled message that this worker holds.
+    pub oldest_unsettled: Family<JobLabel, Seconds>,
+    /// Places of the adaptive limit.
+    pub limit: Gauge,
+    /// Bulk requests in flight.
+    pub bulks_in_flight: Gauge,
+    /// Ids a batch.
+    pub batch_ids: Family<JobLabel, Histogram>,
+    /// From the fence's position being asked to a server that shows it.
+    pub fence_seconds: Family<JobLabel, Histogram>,
+    /// From the query's start to its last row.
+    pub fetch_seconds: Family<JobLabel, Histogram>,
+    /// A bulk request's round trip.
+    pub bulk_seconds: Family<JobLabel, Histogram>,
+    /// From the message's `sent_ms` (or `timestamp`) to the settled document.
+    pub end_to_end_seconds: Family<JobLabel, Histogram>,
+}
+
+/// 1 ms to about 2 minutes.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 1.8, 20))
+}
+
+fn sizes() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 14))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("pinion"),
+            messages: Family::default(),
+            documents: Family::default(),
+            coalesced: Family::default(),
+            retries: Family::default(),
+            versions_from_the_future: Family::default(),
+            after_ignored: Family::default(),
+            paused: Family::default(),
+            oldest_unsettled: Family::default(),
+            limit: Gauge::default(),
+            bulks_in_flight: Gauge::default(),
+            batch_ids: Family::new_with_constructor(sizes),
+            fence_seconds: Family::new_with_constructor(seconds),
+            fetch_seconds: Family::new_with_constructor(seconds),
+            bulk_seconds: Family::new_with_constructor(seconds),
+            end_to_end_seconds: Family::new_with_constructor(seconds),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("messages", "Messages received", self.messages.clone());
+        registry.register("documents", "Documents settled, by verdict", self.documents.clone());
+        registry.register("coalesced", "Ids that joined another delivery of their batch", self.coalesced.clone());
+        registry.register("retries", "Batches run again, by fault", self.retries.clone());
+        registry.register(
+            "versions_from_the_future",
+            "Documents whose index holds a version that no read could have had yet",
+            self.versions_from_the_future.clone(),
+        );
+        registry.register("after_ignored", "Positions in messages that were ignored", self.after_ignored.clone());
+        registry.register("paused", "1 while a job is paused, by whom", self.paused.clone());
+        registry.register_with_unit(
+            "oldest_unsettled",
+            "Age of the oldest unsettled message",
+            Unit::Seconds,
+            self.oldest_unsettled.clone(),
+        );
+        registry.register("bulk_limit", "Places of the adaptive limit", self.limit.clone());
+        registry.register("bulks_in_flight", "Bulk requests in flight", self.bulks_in_flight.clone());
+        registry.register("batch_ids", "Ids a batch", self.batch_ids.clone());
+        let timed = [
+            ("fence", "Wait for a server that shows the fence", &self.fence_seconds),
+            ("fetch", "Reading a batch's rows", &self.fetch_seconds),
+            ("bulk", "A bulk request's round trip", &self.bulk_seconds),
+            ("end_to_end", "From the message's sending to the settled document", &self.end_to_end_seconds),
+        ];
+        for (name, help, family) in timed {
+            registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+        }
+    }
+
+    /// The text that Prometheus reads (OpenMetrics).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a String does not fail");
+        text
+    }
+}
+
+/// The labels of `job`.
+pub fn job_label(job: &str) -> JobLabel {
+    JobLabel { job: job.to_owned() }
+}
+
+/// The labels of `job` and `verdict`.
+pub fn verdict_label(job: &str, verdict: &'static str) -> VerdictLabel {
+    VerdictLabel { job: job.to_owned(), verdict }
+}

@@ -1,0 +1,161 @@
+//! Deliveries into batches: several deliveries of one id are one entry.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+
+use pinion_schemas::Id;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::delivery::{Delivery, Receipt};
+use super::job::Job;
+use crate::ports::Envelope;
+
+/// A closed batch: no later delivery joins it, so a fence taken now covers all of it.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose documents these are.
+    pub job: Arc<Job>,
+    /// At most `batch_max`, each id once.
+    pub entries: Vec<Entry>,
+}
+
+/// One id of a batch, with all deliveries that asked for it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which document.
+    pub id: Id,
+    /// The latest position that its deliveries named.
+    pub after: Option<u64>,
+    /// The oldest delivery's times, the fewest attempts.
+    pub envelope: Envelope,
+    /// The first delivery's receipt; `None` for a probe, which nobody delivered.
+    pub receipt: Option<Receipt>,
+    /// Those of the deliveries that joined it.
+    pub joined: Vec<Receipt>,
+}
+
+impl Entry {
+    /// An entry that no message asked for: to see whether a paused job works again.
+    pub fn probe(id: Id) -> Self {
+        Self { id, after: None, envelope: Envelope::default(), receipt: None, joined: Vec::new() }
+    }
+
+    /// All receipts, to be settled together.
+    pub fn receipts(&self) -> impl Iterator<Item = &Receipt> {
+        self.receipt.iter().chain(&self.joined)
+    }
+
+    /// Takes in another delivery of the same id. The latest position counts; a newer message
+    /// gives the document its attempts again, and makes a second look a full one.
+    fn join(&mut self, delivery: Delivery) {
+        let envelope = delivery.envelope;
+        self.after = self.after.max(delivery.after);
+        self.envelope.attempts = self.envelope.attempts.min(envelope.attempts);
+        self.envelope.second_look &= envelope.second_look;
+        self.envelope.sent_ms = match (self.envelope.sent_ms, envelope.sent_ms) {
+            (Some(left), Some(right)) => Some(left.min(right)),
+            (left, right) => left.or(right),
+        };
+        self.joined.push(delivery.receipt);
+    }
+}
+
+impl From<Delivery> for Entry {
+    fn from(delivery: Delivery) -> Self {
+        let Delivery { id, after, envelope, receipt } = delivery;
+        Self { id, after, envelope, receipt: Some(receipt), joined: Vec::new() }
+    }
+}
+
+impl Batch {
+    /// The ids in the entries' order.
+    pub fn ids(&self) -> Vec<Id> {
+        self.entries.iter().map(|entry| entry.id.clone()).collect()
+    }
+
+    /// Splits off everything behind the first `count` entries.
+    pub fn split_off(&mut self, count: usize) -> Option<Self> {
+        (count < self.entries.len())
+            .then(|| Self { job: self.job.clone(), entries: self.entries.split_off(count) })
+    }
+}
+
+/// Collects the deliveries of one lane.
+#[derive(Debug)]
+pub struct Batcher {
+    job: Arc<Job>,
+    deliveries: mpsc::Receiver<Delivery>,
+    open: Vec<Entry>,
+    position_of: HashMap<Id, usize>,
+    since: Option<Instant>,
+}
+
+impl Batcher {
+    /// A batcher of `job` that reads from `deliveries`.
+    pub fn new(job: Arc<Job>, deliveries: mpsc::Receiver<Delivery>) -> Self {
+        Self { job, deliveries, open: Vec::new(), position_of: HashMap::new(), since: None }
+    }
+
+    /// Waits until there is something to do; `false` when the source has ended and everything is
+    /// handed out.
+    pub async fn wait(&mut self) -> bool {
+        if self.open.is_empty() {
+            match self.deliveries.recv().await {
+                Some(first) => self.take(first),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Closes the next batch, if there is something to do.
+    ///
+    /// Takes what is there at once. While earlier batches are on their way (`running` above 0), it waits for more,
+    /// until the batch is full, they are done or `linger` has passed: an idle worker does not wait, a
+    /// busy one fills its batches.
+    pub async fn next(&mut self, running: &mut watch::Receiver<usize>) -> Option<Batch> {
+        let size = self.job.batch_size();
+        let deadline = self.since.unwrap_or_else(Instant::now) + self.job.settings.linger;
+        while self.open.len() < size {
+            let delivery = match self.deliveries.try_recv() {
+                Ok(delivery) => Some(delivery),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) if *running.borrow() == 0 => None,
+                Err(TryRecvError::Empty) => tokio::select! {
+                    delivery = self.deliveries.recv() => delivery,
+                    _ = running.wait_for(|running| *running == 0) => None,
+                    () = tokio::time::sleep_until(deadline) => None,
+                },
+            };
+            match delivery {
+                Some(delivery) => self.take(delivery),
+                None => break,
+            }
+        }
+        self.close()
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        self.since.get_or_insert_with(Instant::now);
+        match self.position_of.entry(delivery.id.clone()) {
+            Slot::Occupied(slot) => {
+                self.job.meters.coalesced.inc();
+                self.open[*slot.get()].join(delivery);
+            }
+            Slot::Vacant(slot) => {
+                slot.insert(self.open.len());
+                self.open.push(delivery.into());
+            }
+        }
+    }
+
+    fn close(&mut self) -> Option<Batch> {
+        self.position_of.clear();
+        self.since = None;
+        let entries = std::mem::take(&mut self.open);
+        (!entries.is_empty()).then(|| Batch { job: self.job.clone(), entries })
+    }
+}

@@ -1,0 +1,65 @@
+//! The bulk request: sent within the adaptive limit, and only while it is fresh.
+
+use std::time::Instant;
+
+use super::Failed;
+use super::build::Built;
+use crate::error::{Fault, Service};
+use crate::limit::Signal;
+use crate::ports::BulkItem;
+
+/// What Elasticsearch said to each action of the request.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The request; its body is gone, so that it can't be sent twice.
+    pub built: Built,
+    /// An item for each action, in order.
+    pub items: Vec<BulkItem>,
+}
+
+/// Sends the request.
+pub async fn bulk(mut built: Built) -> Result<Outcome, Failed> {
+    let body = std::mem::take(&mut built.body);
+    if built.actions.is_empty() {
+        return Ok(Outcome { built, items: Vec::new() });
+    }
+    let job = built.batch.job.clone();
+    let place = job.bulks.place().await;
+    if built.read_at.elapsed() > job.settings.document_age {
+        let reason = "the documents waited too long to be sent and are read again".to_owned();
+        let fault = Fault::Again { service: Service::Elasticsearch, reason };
+        return Err(Failed { batch: built.batch, fault });
+    }
+    let _in_flight = InFlight::count(&job.meters.all.bulks_in_flight);
+    let sent_at = Instant::now();
+    let answer = job.index.bulk(&job.definition.index, body, built.actions.len()).await;
+    job.meters.bulk_seconds.observe(sent_at.elapsed().as_secs_f64());
+    match answer {
+        Ok(items) => {
+            let pushback = items.iter().any(|item| item.status == 429);
+            place.done(if pushback { Signal::Pushback } else { Signal::Accepted });
+            Ok(Outcome { built, items })
+        }
+        Err(fault) => {
+            let overloaded = matches!(fault, Fault::Away { .. } | Fault::Again { .. });
+            place.done(if overloaded { Signal::Pushback } else { Signal::Accepted });
+            Err(Failed { batch: built.batch, fault })
+        }
+    }
+}
+
+/// Counts a request while it is in flight, cancelled or not.
+struct InFlight<'a>(&'a prometheus_client::metrics::gauge::Gauge);
+
+impl<'a> InFlight<'a> {
+    fn count(gauge: &'a prometheus_client::metrics::gauge::Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,217 @@
+//! One job with everything that its batches need on their way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pinion_schemas::{JobDefinition, Names, StateIndex};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::generation::Generations;
+use crate::limit::{AdaptiveLimit, Share};
+use crate::metrics::{Metrics, job_label};
+use crate::ports::{Broker, Database, Index};
+
+/// What a document is taken to weigh before one was seen: first batches are small, so that
+/// a job of large documents doesn't begin with a huge read.
+const FIRST_DOCUMENT_BYTES: usize = 16 * 1024;
+
+/// A job as the pipeline sees it. Shared by all of its lanes and batches.
+pub struct Job {
+    /// What the job's folder says.
+    pub definition: JobDefinition,
+    /// Bounds and names from the configuration.
+    pub settings: Settings,
+    /// Where documents are read.
+    pub database: Arc<dyn Database>,
+    /// The generations of its source's versions.
+    pub generations: Arc<Generations>,
+    /// Where they go.
+    pub index: Arc<dyn Index>,
+    /// Where retries wait.
+    pub broker: Arc<dyn Broker>,
+    /// Batches on their way, this job's part of the worker's.
+    pub batches: Share,
+    /// Reads in flight, this job's part of its source's.
+    pub fetches: Share,
+    /// Bulk requests in flight, of all jobs.
+    pub bulks: Arc<AdaptiveLimit>,
+    /// The gates of the servers that this job needs.
+    pub gates: Vec<Gate>,
+    /// This job's metrics.
+    pub meters: Meters,
+    /// The moving mean of a document's bytes in a bulk request.
+    document_bytes: AtomicUsize,
+}
+
+/// What a job takes from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Names of exchange, queues and state indexes.
+    pub names: Names,
+    /// The index of dead letters.
+    pub dead_letters: String,
+    /// This worker's name, as dead letters and heartbeats show it.
+    pub worker: Arc<str>,
+    /// See [`crate::config::Worker::batch_max`].
+    pub batch_max: usize,
+    /// See [`crate::config::Worker::linger_ms_max`].
+    pub linger: Duration,
+    /// See [`crate::config::Worker::bulk_bytes_max`].
+    pub bulk_bytes_max: usize,
+    /// See [`crate::config::Worker::document_age_s_max`].
+    pub document_age: Duration,
+    /// See [`crate::config::Worker::attempts_max`].
+    pub attempts_max: u32,
+    /// See [`crate::config::Worker::deliveries_max`].
+    pub deliveries_max: u64,
+    /// See [`crate::config::Worker::hold_s_max`].
+    pub hold: Duration,
+    /// How long after a delete its id is looked at again.
+    pub second_look_s: u64,
+}
+
+impl Settings {
+    /// The settings of `config` for the worker named `worker`.
+    pub fn new(config: &Config, worker: Arc<str>) -> Self {
+        let limits = &config.worker;
+        Self {
+            names: config.names.clone(),
+            dead_letters: config.names.state_index(StateIndex::DeadLetters),
+            worker,
+            batch_max: limits.batch_max,
+            linger: Duration::from_millis(limits.linger_ms_max),
+            bulk_bytes_max: limits.bulk_bytes_max,
+            document_age: Duration::from_secs(limits.document_age_s_max),
+            attempts_max: limits.attempts_max,
+            deliveries_max: limits.deliveries_max,
+            hold: Duration::from_secs(limits.hold_s_max),
+            second_look_s: config.second_look_after().as_secs(),
+        }
+    }
+}
+
+/// The metrics that batches write, looked up once.
+#[derive(Debug)]
+pub struct Meters {
+    /// All metrics, for the rare ones.
+    pub all: Arc<Metrics>,
+    /// See [`Metrics`].
+    pub coalesced: Counter,
+    /// See [`Metrics`].
+    pub batch_ids: Histogram,
+    /// See [`Metrics`].
+    pub fence_seconds: Histogram,
+    /// See [`Metrics`].
+    pub fetch_seconds: Histogram,
+    /// See [`Metrics`].
+    pub bulk_seconds: Histogram,
+    /// See [`Metrics`].
+    pub end_to_end_seconds: Histogram,
+}
+
+impl Meters {
+    /// The metrics of `job`.
+    pub fn new(all: Arc<Metrics>, job: &str) -> Self {
+        let label = job_label(job);
+        let meters = all.clone();
+        let all = &*all;
+        Self {
+            coalesced: all.coalesced.get_or_create(&label).clone(),
+            batch_ids: all.batch_ids.get_or_create(&label).clone(),
+            fence_seconds: all.fence_seconds.get_or_create(&label).clone(),
+            fetch_seconds: all.fetch_seconds.get_or_create(&label).clone(),
+            bulk_seconds: all.bulk_seconds.get_or_create(&label).clone(),
+            end_to_end_seconds: all.end_to_end_seconds.get_or_create(&label).clone(),
+            all: meters,
+        }
+    }
+}
+
+/// The parts that a [`Job`] is made of.
+pub struct Parts {
+    /// See [`Job`].
+    pub definition: JobDefinition,
+    /// See [`Job`].
+    pub settings: Settings,
+    /// See [`Job`].
+    pub database: Arc<dyn Database>,
+    /// See [`Job`].
+    pub generations: Arc<Generations>,
+    /// See [`Job`].
+    pub index: Arc<dyn Index>,
+    /// See [`Job`].
+    pub broker: Arc<dyn Broker>,
+    /// See [`Job`].
+    pub batches: Share,
+    /// See [`Job`].
+    pub fetches: Share,
+    /// See [`Job`].
+    pub bulks: Arc<AdaptiveLimit>,
+    /// See [`Job`].
+    pub gates: Vec<Gate>,
+    /// See [`Job`].
+    pub metrics: Arc<Metrics>,
+}
+
+impl Job {
+    /// A job of these parts.
+    pub fn new(parts: Parts) -> Self {
+        let meters = Meters::new(parts.metrics, &parts.definition.name);
+        Self {
+            definition: parts.definition,
+            settings: parts.settings,
+            database: parts.database,
+            generations: parts.generations,
+            index: parts.index,
+            broker: parts.broker,
+            batches: parts.batches,
+            fetches: parts.fetches,
+            bulks: parts.bulks,
+            gates: parts.gates,
+            meters,
+            document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
+        }
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> &str {
+        &self.definition.name
+    }
+
+    /// Ids in a batch now: the configured number, fewer under pushback or with large documents.
+    pub fn batch_size(&self) -> usize {
+        let fitting = self.settings.bulk_bytes_max / self.document_bytes.load(Ordering::Relaxed).max(1);
+        self.bulks.batch_size(self.settings.batch_max).min(fitting).max(1)
+    }
+
+    /// Learns what documents weigh, from `documents` that took `bytes`.
+    pub fn learn_size(&self, bytes: usize, documents: usize) {
+        let Some(seen) = bytes.checked_div(documents) else { return };
+        let known = self.document_bytes.load(Ordering::Relaxed);
+        // Up at once, down slowly: a request that is too large is read twice.
+        let next = if seen > known { seen } else { known - (known - seen) / 4 };
+        self.document_bytes.store(next, Ordering::Relaxed);
+    }
+
+    /// Waits until every server that the job needs is there.
+    pub async fn gates_opened(&self) {
+        for gate in &self.gates {
+            gate.opened().await;
+        }
+    }
+
+    /// The first server that is away, with the reason.
+    pub fn away(&self) -> Option<String> {
+        self.gates.iter().find_map(|gate| Some(format!("{} is away: {}", gate.service(), gate.reason()?)))
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("name", &self.definition.name).finish_non_exhaustive()
+    }
+}

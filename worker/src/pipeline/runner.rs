@@ -1,0 +1,250 @@
+//! One job's life in a worker: it takes messages while it can, and says why when it can't.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::batch::Batcher;
+use super::delivery::Delivery;
+use super::job::Job;
+use super::source::rabbitmq::{Lane, Rabbitmq, Session};
+use super::{Broken, probe, run};
+use crate::control::Controls;
+use crate::error::Fault;
+use crate::limit::Share;
+use crate::metrics::{job_label, verdict_label};
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::status::{JobState, Statuses};
+
+/// How often the age of the oldest message is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A job that has worked for this long is no longer watched with suspicion.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What a runner works with besides its job.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where messages come from.
+    pub source: Arc<Rabbitmq>,
+    /// What operators ask for.
+    pub controls: Controls,
+    /// Where the job's state is told.
+    pub statuses: Arc<Statuses>,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+/// Why a session ended.
+enum End {
+    /// The worker ends; everything in flight is done.
+    Shutdown,
+    /// An operator paused the job.
+    Paused,
+    /// The job can't go on.
+    Broken(Broken),
+    /// The connection to the broker is gone, or messages were held too long.
+    Lost(String),
+}
+
+/// Runs `job` until the worker ends.
+pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
+    let shutdown = surroundings.shutdown.clone();
+    let mut runner = Runner { job, surroundings, patience: Backoff::for_job(), told: String::new() };
+    let mut broken = None;
+    let mut lost = Backoff::for_server();
+    loop {
+        tokio::select! {
+            () = shutdown.asked() => break,
+            () = runner.may_run(broken.take()) => {}
+        }
+        let end = match runner.surroundings.source.open(&runner.job).await {
+            Ok(session) => {
+                lost = Backoff::for_server();
+                let began = Instant::now();
+                let end = runner.session(session).await;
+                if began.elapsed() > QUIET {
+                    runner.forgive();
+                }
+                end
+            }
+            Err(Fault::Job(reason)) => End::Broken(Broken { reason, sample: None }),
+            Err(fault) => End::Lost(fault.to_string()),
+        };
+        match end {
+            End::Shutdown => break,
+            End::Paused => {}
+            End::Broken(why) => broken = Some(why),
+            End::Lost(reason) => {
+                runner.tell(JobState::Waiting, Some(reason));
+                tokio::select! {
+                    () = shutdown.asked() => break,
+                    () = lost.wait() => {}
+                }
+            }
+        }
+    }
+    runner.tell(JobState::Stopped, None);
+}
+
+struct Runner {
+    job: Arc<Job>,
+    surroundings: Surroundings,
+    /// The pauses between probes, which grow until the job has worked for a while.
+    patience: Backoff,
+    /// The trouble that was logged last: the same is not logged again and again.
+    told: String,
+}
+
+impl Runner {
+    fn forgive(&mut self) {
+        self.patience = Backoff::for_job();
+        self.told.clear();
+    }
+
+    fn tell(&self, state: JobState, reason: Option<String>) {
+        let paused = &self.job.meters.all.paused;
+        for (verdict, on) in [("operator", state == JobState::Paused), ("broken", state == JobState::Broken)] {
+            paused.get_or_create(&verdict_label(self.job.name(), verdict)).set(i64::from(on));
+        }
+        self.surroundings.statuses.set(self.job.name(), state, reason);
+    }
+
+    /// Waits until the job works again (if it was broken), no operator holds it and every server is there.
+    async fn may_run(&mut self, broken: Option<Broken>) {
+        if let Some(broken) = broken {
+            self.mended(broken).await;
+        }
+        if self.surroundings.controls.is_paused(self.job.name()) {
+            tracing::info!(job = self.job.name(), "paused by an operator");
+            self.tell(JobState::Paused, Some("paused by an operator: `pinion resume` lets it go on".to_owned()));
+            self.surroundings.controls.resumed(self.job.name()).await;
+            tracing::info!(job = self.job.name(), "resumed");
+        }
+        if let Some(reason) = self.job.away() {
+            self.tell(JobState::Waiting, Some(reason));
+            self.job.gates_opened().await;
+        }
+    }
+
+    /// Probes a broken job, with growing pauses, until it works.
+    async fn mended(&mut self, broken: Broken) {
+        if self.told != broken.reason {
+            tracing::error!(job = self.job.name(), reason = broken.reason, "job paused: it can't go on");
+            self.told.clone_from(&broken.reason);
+        }
+        self.tell(JobState::Broken, Some(broken.reason.clone()));
+        loop {
+            self.patience.wait().await;
+            self.job.gates_opened().await;
+            let Some(id) = broken.sample.clone() else { return };
+            match probe(&self.job, id).await {
+                Ok(()) => break,
+                Err(reason) => self.tell(JobState::Broken, Some(reason)),
+            }
+        }
+        tracing::info!(job = self.job.name(), "the job works again");
+    }
+
+    /// Takes messages until something ends it.
+    async fn session(&self, mut session: Session) -> End {
+        self.tell(JobState::Running, None);
+        let (report, mut broken) = mpsc::channel(1);
+        let mut lanes = JoinSet::new();
+        for (lane, deliveries) in session.take_deliveries() {
+            lanes.spawn(run_lane(self.job.clone(), deliveries, self.places(lane), report.clone()));
+        }
+        let name = self.job.name();
+        let end = tokio::select! {
+            () = self.surroundings.shutdown.asked() => End::Shutdown,
+            () = self.surroundings.controls.paused(name) => End::Paused,
+            Some(why) = broken.recv() => End::Broken(why),
+            reason = session.lost() => End::Lost(reason),
+            reason = self.held_too_long(&session) => End::Lost(reason),
+        };
+        match &end {
+            End::Shutdown => {
+                session.stop_intake().await;
+                while lanes.join_next().await.is_some() {}
+                session.drained().await;
+            }
+            End::Paused | End::Broken(_) | End::Lost(_) => lanes.shutdown().await,
+        }
+        session.close().await;
+        self.job.meters.all.oldest_unsettled.get_or_create(&job_label(name)).set(0.0);
+        end
+    }
+
+    /// How many batches of a lane may be on their way.
+    fn places(&self, lane: Lane) -> Share {
+        match lane {
+            Lane::Live => self.job.batches.clone(),
+            Lane::Low => self.job.batches.part(self.surroundings.source.low_places()),
+            Lane::Suspects => self.job.batches.part(1),
+        }
+    }
+
+    /// Ends when a message has been held for too long, which happens only while a server is away:
+    /// others may reach it, and the broker closes channels that hold messages for half an hour.
+    async fn held_too_long(&self, session: &Session) -> String {
+        let gauge = self.job.meters.all.oldest_unsettled.get_or_create(&job_label(self.job.name())).clone();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let age = session.oldest().map(|received| received.elapsed()).unwrap_or_default();
+            gauge.set(age.as_secs_f64());
+            let away = self.job.away();
+            let state = if away.is_some() { JobState::Waiting } else { JobState::Running };
+            self.tell(state, away.clone());
+            if age > self.job.settings.hold
+                && let Some(away) = away
+            {
+                tracing::warn!(job = self.job.name(), away, "messages go back to their queue");
+                return away;
+            }
+        }
+    }
+}
+
+/// Makes batches of a lane's deliveries and sends them on their way, several at a time.
+async fn run_lane(
+    job: Arc<Job>,
+    deliveries: mpsc::Receiver<Delivery>,
+    places: Share,
+    broken: mpsc::Sender<Broken>,
+) {
+    let mut batcher = Batcher::new(job, deliveries);
+    let running = watch::Sender::new(0_usize);
+    let mut observed = running.subscribe();
+    let mut batches = JoinSet::new();
+    while batcher.wait().await {
+        // What comes while there is no place fills the batch.
+        let place = places.place().await;
+        let Some(batch) = batcher.next(&mut observed).await else { continue };
+        running.send_modify(|running| *running += 1);
+        let (counted, report) = (running.clone(), broken.clone());
+        batches.spawn(async move {
+            run(batch, place, report).await;
+            counted.send_modify(|running| *running -= 1);
+        });
+        while let Some(ended) = batches.try_join_next() {
+            report_panic(ended, &broken);
+        }
+    }
+    while let Some(ended) = batches.join_next().await {
+        report_panic(ended, &broken);
+    }
+}
+
+/// A defect in the worker must not leave messages unsettled in silence.
+fn report_panic(ended: Result<(), JoinError>, broken: &mpsc::Sender<Broken>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        let reason = format!("a batch ended in a defect of the worker: {error}");
+        // A full channel already holds a reason to stop.
+        let _told = broken.try_send(Broken { reason, sample: None }).is_ok();
+    }
+}

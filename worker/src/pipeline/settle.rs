@@ -1,0 +1,296 @@
+//! Settling: every entry of the batch gets its verdict, and only then its acknowledgement.
+
+use std::collections::HashMap;
+
+use pinion_schemas::{Job as JobMessage, Version};
+
+use super::batch::{Batch, Entry};
+use super::build::Action;
+use super::bulk::Outcome;
+use super::delivery::Receipt;
+use super::job::Job;
+use super::verdict::{Verdict, common_reason, verdict};
+use crate::clock::now_ms;
+use crate::dead_letter::{self, DeadLetter};
+use crate::error::{Fault, Service};
+use crate::metrics::{job_label, verdict_label};
+use crate::ports::{BulkError, Destination, Requeue};
+
+/// Refusals of one kind in a batch of at least this size are the job's fault when they are more
+/// than half of it: a broken mapping must not turn a queue into dead letters.
+const BATCH_THAT_JUDGES_A_JOB: usize = 20;
+
+/// What is left of a batch.
+#[derive(Debug)]
+pub struct Rest {
+    /// Entries that have to run again at once: their rows were not read.
+    pub unread: Option<Batch>,
+    /// Entries that have to run again, and why.
+    pub failed: Option<super::Failed>,
+}
+
+/// What is decided for one entry.
+enum Decision {
+    /// Nothing more to do.
+    Done(&'static str),
+    /// Run again in this worker.
+    Again(Fault),
+    /// Read again in this worker, nobody's fault.
+    Unread,
+    /// Published for later, then done.
+    Later(&'static str, Requeue),
+    /// A dead letter, then done.
+    Dead(DeadLetter),
+}
+
+/// Settles what Elasticsearch's answer settles.
+pub async fn settle(outcome: Outcome) -> Rest {
+    let Outcome { built, items } = outcome;
+    let job = built.batch.job.clone();
+    let verdicts: Vec<(Action, Verdict)> = built
+        .actions
+        .iter()
+        .zip(&items)
+        .map(|(action, item)| (*action, verdict(item, action.delete)))
+        .collect();
+    let ceiling = match ceiling(&job, &verdicts).await {
+        Ok(ceiling) => ceiling,
+        Err(fault) => {
+            return Rest { unread: None, failed: Some(super::Failed { batch: built.batch, fault }) };
+        }
+    };
+    let broken = job_is_broken(&verdicts);
+    let mut decisions: Vec<Option<Decision>> = built.batch.entries.iter().map(|_| None).collect();
+    for (action, verdict) in verdicts {
+        let entry = &built.batch.entries[action.entry];
+        decisions[action.entry] = Some(decide(&job, entry, verdict, ceiling, broken.as_deref()));
+    }
+    for (place, bytes) in &built.oversized {
+        let error = format!(
+            "the document takes {bytes} bytes, bulk_bytes_max is {}: raise it in [worker], or select less",
+            job.settings.bulk_bytes_max
+        );
+        let letter = letter(&job, &built.batch.entries[*place]).because("too_large", error);
+        decisions[*place] = Some(Decision::Dead(letter));
+    }
+    for place in &built.unread {
+        decisions[*place] = Some(Decision::Unread);
+    }
+    carry_out(built.batch, decisions).await
+}
+
+/// The highest version that the index can rightly hold: what the primary gives now. Asked only
+/// when there was a conflict.
+async fn ceiling(job: &Job, verdicts: &[(Action, Verdict)]) -> Result<Option<Version>, Fault> {
+    if !verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Conflict(_))) {
+        return Ok(None);
+    }
+    let now = job.database.position().await?;
+    let generation = job.generations.of(&now).await?;
+    job.generations.version(generation, now.at).map(Some)
+}
+
+/// Why the whole job is to be paused, if most of a batch was refused for one reason.
+fn job_is_broken(verdicts: &[(Action, Verdict)]) -> Option<String> {
+    if verdicts.len() < BATCH_THAT_JUDGES_A_JOB {
+        return None;
+    }
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for (_, verdict) in verdicts {
+        if let Verdict::Refused(error) = verdict {
+            *counts.entry(common_reason(error)).or_default() += 1;
+        }
+    }
+    let (reason, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+    (count * 2 > verdicts.len())
+        .then(|| format!("{count} of {} documents were refused: {reason}", verdicts.len()))
+}
+
+fn decide(
+    job: &Job,
+    entry: &Entry,
+    verdict: Verdict,
+    ceiling: Option<Version>,
+    broken: Option<&str>,
+) -> Decision {
+    let again = |reason: String| Decision::Again(Fault::Again { service: Service::Elasticsearch, reason });
+    match verdict {
+        Verdict::Indexed => Decision::Done("indexed"),
+        Verdict::Deleted if !entry.envelope.second_look => {
+            Decision::Later("deleted", second_look(job, entry))
+        }
+        Verdict::Deleted => Decision::Done("deleted"),
+        Verdict::Conflict(Some(held)) if ceiling.is_some_and(|ceiling| held <= ceiling) => Decision::Done("superseded"),
+        Verdict::Conflict(held) => from_the_future(job, entry, held),
+        Verdict::Again(reason) => again(reason),
+        Verdict::JobBroken(reason) => Decision::Again(Fault::Job(format!(
+            "the index {} does not take documents: {reason}; look at it with `pinion plan`, mend it, the job then goes on by itself",
+            job.definition.index
+        ))),
+        Verdict::Refused(error) => match broken {
+            Some(reason) => Decision::Again(Fault::Job(format!(
+                "{reason}; mend mapping.json or document.sql, then `pinion apply`"
+            ))),
+            None => Decision::Dead(letter(job, entry).because("refused", format!("{}: {}", error.kind, error.reason))),
+        },
+        Verdict::Failed(error) => failed_by_itself(job, entry, &error),
+    }
+}
+
+fn message_of(job: &Job, entry: &Entry) -> Vec<u8> {
+    let message = JobMessage::new(job.name(), entry.id.clone());
+    match entry.after {
+        Some(after) => message.after(pinion_schemas::Lsn(after).to_string()),
+        None => message,
+    }
+    .to_bytes()
+    .expect("a message of one valid id is small and names a valid job")
+}
+
+fn letter(job: &Job, entry: &Entry) -> DeadLetter {
+    let letter = DeadLetter::of_document(job.name(), &entry.id, &message_of(job, entry), &job.settings.worker);
+    DeadLetter { attempts: entry.envelope.attempts + 1, ..letter }
+}
+
+fn requeue(job: &Job, entry: &Entry, destination: Destination) -> Requeue {
+    Requeue {
+        job: job.name().to_owned(),
+        destination,
+        payload: message_of(job, entry),
+        envelope: entry.envelope.clone(),
+    }
+}
+
+/// Elasticsearch forgets a deleted document's version after `gc_deletes` and at a restart, and
+/// then takes any. So its id is looked at once more, when nothing older can be under way.
+fn second_look(job: &Job, entry: &Entry) -> Requeue {
+    let mut requeue = requeue(job, entry, Destination::LowAfter(job.settings.second_look_s));
+    requeue.envelope.second_look = true;
+    requeue
+}
+
+/// No read could have had this version: never acknowledged, tried again, and told loudly.
+fn from_the_future(job: &Job, entry: &Entry, held: Option<Version>) -> Decision {
+    job.meters.all.versions_from_the_future.get_or_create(&job_label(job.name())).inc();
+    let held = held.map_or_else(|| "an unreadable version".to_owned(), |held| held.to_string());
+    tracing::error!(
+        job = job.name(),
+        id = %entry.id,
+        held,
+        "the index holds a version from the future: somebody else wrote the document, or a generation is wrong"
+    );
+    let mut requeue = requeue(job, entry, Destination::LiveAfter(ladder(entry.envelope.attempts)));
+    requeue.envelope.attempts += 1;
+    Decision::Later("from_the_future", requeue)
+}
+
+fn failed_by_itself(job: &Job, entry: &Entry, error: &BulkError) -> Decision {
+    let attempts = entry.envelope.attempts + 1;
+    if attempts >= job.settings.attempts_max {
+        let error = format!("{}: {}", error.kind, error.reason);
+        return Decision::Dead(letter(job, entry).because("failed", error));
+    }
+    let mut requeue = requeue(job, entry, Destination::LiveAfter(ladder(entry.envelope.attempts)));
+    requeue.envelope.attempts = attempts;
+    Decision::Later("retried", requeue)
+}
+
+/// The delays of the broker's queues for retries, in seconds.
+pub const LADDER_S: [u64; 4] = [1, 10, 60, 600];
+
+fn ladder(attempts: u32) -> u64 {
+    LADDER_S[usize::try_from(attempts).map_or(LADDER_S.len() - 1, |rung| rung.min(LADDER_S.len() - 1))]
+}
+
+/// An entry that can't be read or sent, alone in its batch: a dead letter.
+pub async fn give_up(batch: Batch, reason: &str, error: &str) -> Rest {
+    let decisions = batch
+        .entries
+        .iter()
+        .map(|entry| Some(Decision::Dead(letter(&batch.job, entry).because(reason, error))))
+        .collect();
+    carry_out(batch, decisions).await
+}
+
+/// Writes what has to be written, then settles. What can't be written runs again.
+async fn carry_out(batch: Batch, decisions: Vec<Option<Decision>>) -> Rest {
+    let job = batch.job;
+    let mut sorted = Sorted::default();
+    for (entry, decision) in batch.entries.into_iter().zip(decisions) {
+        sorted.add(entry, decision);
+    }
+    done(&job, &sorted.done);
+    let mut failed = sorted.again;
+    if !sorted.later.is_empty() {
+        let (messages, entries): (Vec<_>, Vec<_>) =
+            sorted.later.into_iter().map(|(requeue, name, entry)| (requeue, (name, entry))).unzip();
+        match job.broker.requeue(messages).await {
+            Ok(()) => done(&job, &entries),
+            Err(fault) => failed.extend(entries.into_iter().map(|(_, entry)| (fault.clone(), entry))),
+        }
+    }
+    if !sorted.dead.is_empty() {
+        let (letters, entries): (Vec<_>, Vec<_>) =
+            sorted.dead.into_iter().map(|(letter, entry)| (letter, ("dead_letter", entry))).unzip();
+        for letter in &letters {
+            tracing::warn!(job = letter.job, id = letter.id, reason = letter.reason, error = letter.error, "dead letter");
+        }
+        match dead_letter::write(job.index.as_ref(), &job.settings.dead_letters, &letters).await {
+            Ok(()) => done(&job, &entries),
+            Err(fault) => failed.extend(entries.into_iter().map(|(_, entry)| (fault.clone(), entry))),
+        }
+    }
+    let unread = (!sorted.unread.is_empty()).then(|| Batch { job: job.clone(), entries: sorted.unread });
+    // A fault of the job outweighs one of a server: the job is paused either way.
+    failed.sort_by_key(|(fault, _)| !matches!(fault, Fault::Job(_)));
+    let fault = failed.first().map(|(fault, _)| fault.clone());
+    let failed = fault.map(|fault| super::Failed {
+        batch: Batch { job, entries: failed.into_iter().map(|(_, entry)| entry).collect() },
+        fault,
+    });
+    Rest { unread, failed }
+}
+
+/// Entries by what happens to them.
+#[derive(Default)]
+struct Sorted {
+    done: Vec<(&'static str, Entry)>,
+    later: Vec<(Requeue, &'static str, Entry)>,
+    dead: Vec<(DeadLetter, Entry)>,
+    unread: Vec<Entry>,
+    again: Vec<(Fault, Entry)>,
+}
+
+impl Sorted {
+    fn add(&mut self, entry: Entry, decision: Option<Decision>) {
+        let probe = entry.receipt.is_none();
+        match decision {
+            // What a probe shows is told, not carried out.
+            Some(Decision::Dead(letter)) if probe => self.again.push((Fault::Job(letter.error), entry)),
+            Some(Decision::Later(name, _)) if probe => self.done.push((name, entry)),
+            Some(Decision::Done(name)) => self.done.push((name, entry)),
+            Some(Decision::Later(name, requeue)) => self.later.push((requeue, name, entry)),
+            Some(Decision::Dead(letter)) => self.dead.push((letter, entry)),
+            Some(Decision::Again(fault)) => self.again.push((fault, entry)),
+            // An entry that nobody decided is read again; it must never count as done.
+            Some(Decision::Unread) | None => self.unread.push(entry),
+        }
+    }
+}
+
+/// Counts the documents and settles their messages.
+fn done(job: &Job, entries: &[(&'static str, Entry)]) {
+    let mut counts: HashMap<&'static str, u64> = HashMap::new();
+    let now = now_ms();
+    for (name, entry) in entries {
+        *counts.entry(name).or_default() += 1;
+        if let Some(sent_ms) = entry.envelope.sent_ms {
+            job.meters.end_to_end_seconds.observe(now.saturating_sub(sent_ms) as f64 / 1000.0);
+        }
+    }
+    for (name, count) in counts {
+        job.meters.all.documents.get_or_create(&verdict_label(job.name(), name)).inc_by(count);
+    }
+    let receipts: Vec<Receipt> = entries.iter().flat_map(|(_, entry)| entry.receipts()).cloned().collect();
+    Receipt::settle_all(&receipts);
+}

@@ -1,0 +1,108 @@
+//! What is to be done with a message, before any of its ids is looked at in the database.
+
+use std::str::FromStr as _;
+
+use pinion_schemas::{Id, Lsn, decode};
+
+use super::{Intake, Lane, REDELIVERIES_OF_A_SUSPECT};
+use crate::dead_letter::DeadLetter;
+use crate::metrics::job_label;
+use crate::pipeline::delivery::Receipt;
+use crate::pipeline::source::envelope;
+use crate::pipeline::source::set_aside::Aside;
+use crate::ports::{Destination, Requeue};
+
+/// What a message is.
+pub(super) enum Judgement {
+    /// Ids for this job.
+    Deliver(MessageIds),
+    /// Not for the pipeline; with the word it is counted under.
+    SetAside(&'static str, Box<dyn FnOnce(Receipt) -> Aside + Send>),
+}
+
+/// The ids of a message.
+pub(super) struct MessageIds {
+    pub(super) good: Vec<Id>,
+    /// One letter for each id that is not of the job's key type.
+    pub(super) bad: Vec<DeadLetter>,
+    pub(super) after: Option<u64>,
+}
+
+impl Judgement {
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Deliver(_) => "accepted",
+            Self::SetAside(label, _) => label,
+        }
+    }
+
+    fn dead(label: &'static str, letter: DeadLetter) -> Self {
+        Self::SetAside(label, Box::new(move |receipt| Aside::Dead(letter, receipt)))
+    }
+
+    fn moved(label: &'static str, requeue: Requeue) -> Self {
+        Self::SetAside(label, Box::new(move |receipt| Aside::Move(requeue, receipt)))
+    }
+}
+
+impl Intake {
+    /// The body's `job_name` decides, not the queue that it came through.
+    pub(super) fn judge(&self, message: &lapin::message::Delivery, redeliveries: u64) -> Judgement {
+        let data = message.data.as_slice();
+        let worker = &self.job.settings.worker;
+        let decoded = match decode(data) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let letter = DeadLetter::of_message(self.job.name(), data, worker);
+                return Judgement::dead("undecodable", letter.because("undecodable", error.to_string()));
+            }
+        };
+        if decoded.job_name != self.job.name() {
+            if !self.jobs.iter().any(|job| *job == decoded.job_name) {
+                let letter = DeadLetter::of_message(&decoded.job_name, data, worker);
+                let error = format!("no job is called {:?}; this worker knows {}", decoded.job_name, self.jobs.join(", "));
+                return Judgement::dead("unknown_job", letter.because("unknown_job", error));
+            }
+            let to = self.requeue(&decoded.job_name, Destination::Live, message);
+            return Judgement::moved("moved", to);
+        }
+        match self.lane {
+            Lane::Suspects if redeliveries >= self.job.settings.deliveries_max => {
+                let error = format!("delivered {redeliveries} times and never settled: it may crash its worker");
+                let letter = DeadLetter::of_message(self.job.name(), data, worker);
+                return Judgement::dead("poison", letter.because("poison", error));
+            }
+            Lane::Live | Lane::Low if redeliveries >= REDELIVERIES_OF_A_SUSPECT => {
+                return Judgement::moved("suspect", self.requeue(self.job.name(), Destination::Suspects, message));
+            }
+            Lane::Live | Lane::Low | Lane::Suspects => {}
+        }
+        let after = decoded.after.as_deref().and_then(|after| self.position(after));
+        let mut ids = MessageIds { good: Vec::with_capacity(decoded.ids.len()), bad: Vec::new(), after };
+        for raw in decoded.ids.iter() {
+            match self.job.definition.key.id_from_json(raw) {
+                Ok(id) => ids.good.push(id),
+                Err(error) => {
+                    let one = format!("{{\"job_name\":\"{}\",\"id\":{}}}", self.job.name(), raw.get());
+                    let letter = DeadLetter::of_message(self.job.name(), one.as_bytes(), worker);
+                    ids.bad.push(letter.because("wrong_id", error.to_string()));
+                }
+            }
+        }
+        Judgement::Deliver(ids)
+    }
+
+    fn requeue(&self, job: &str, destination: Destination, message: &lapin::message::Delivery) -> Requeue {
+        let envelope = envelope::read(&message.properties);
+        Requeue { job: job.to_owned(), destination, payload: message.data.clone(), envelope }
+    }
+
+    /// A position that can't be read changes nothing: the fence is asked anyway.
+    fn position(&self, after: &str) -> Option<u64> {
+        let position = Lsn::from_str(after).ok().map(|lsn| lsn.0);
+        if position.is_none() {
+            self.job.meters.all.after_ignored.get_or_create(&job_label(self.job.name())).inc();
+        }
+        position
+    }
+}

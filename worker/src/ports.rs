@@ -1,0 +1,195 @@
+//! The traits at the edges: what the pipeline asks of a database, an index and a broker.
+//!
+//! Each has one implementation for the real server (`postgres.rs`, `elasticsearch.rs`,
+//! `pipeline/source/rabbitmq.rs`); the pipeline knows only these.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pinion_schemas::{Id, JobDefinition};
+
+use crate::error::Fault;
+use crate::pipeline::build::Builder;
+
+/// A future behind a trait object; one a batch, never one a document.
+pub type Future_<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Which history a position belongs to: a promoted or restored server starts another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// PostgreSQL's system identifier.
+    pub system: u64,
+    /// The timeline within it.
+    pub timeline: u32,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "system {} timeline {}", self.system, self.timeline)
+    }
+}
+
+/// Where the primary was after a batch was closed: whoever shows this shows the batch's changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The primary's history.
+    pub identity: Identity,
+    /// The position in its log.
+    pub at: u64,
+}
+
+/// A database that documents are read from.
+pub trait Database: Send + Sync {
+    /// Asks the primary for its present position.
+    fn position(&self) -> Future_<'_, Result<Position, Fault>>;
+
+    /// Opens a reading on a server that shows everything up to `fence`, and keeps to it.
+    fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>>;
+
+    /// Whether the servers answer; the error says which does not, and why.
+    fn ping(&self) -> Future_<'_, Result<(), String>>;
+}
+
+/// One snapshot of a database, with the position that was read before it was taken.
+pub trait Reading: Send {
+    /// A lower bound of what the rows show: the version of its documents.
+    fn position(&self) -> u64;
+
+    /// Reads the rows of `ids` into `builder`, until it is full or there are no more.
+    fn rows<'a>(
+        &'a mut self,
+        job: &'a JobDefinition,
+        ids: &'a [Id],
+        builder: &'a mut Builder,
+    ) -> Future_<'a, Result<(), Fault>>;
+
+    /// Ends the reading and frees its connection.
+    fn finish(self: Box<Self>) -> Future_<'static, ()>;
+}
+
+/// One row of a job's query, its columns numbered as in the query.
+pub trait Record {
+    /// Appends the column's JSON (`null` for NULL).
+    ///
+    /// # Errors
+    /// What could not be read.
+    fn write_column(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String>;
+
+    /// The row's `_id`; `None` when it is NULL.
+    ///
+    /// # Errors
+    /// What could not be read.
+    fn id(&self, column: usize) -> Result<Option<Id>, String>;
+}
+
+/// The answer to a whole bulk request, an item for each action in order.
+pub type BulkAnswer = Result<Vec<BulkItem>, Fault>;
+
+/// What Elasticsearch said of one action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkItem {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether a delete found nothing to delete.
+    pub not_found: bool,
+    /// Present when the action failed, whatever its status.
+    pub error: Option<BulkError>,
+}
+
+/// Why an action failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkError {
+    /// Elasticsearch's class of the error (`document_parsing_exception`, …).
+    pub kind: String,
+    /// Its reason, with those of its causes.
+    pub reason: String,
+}
+
+/// A JSON document of Pinion's own state, with what a compare-and-set needs.
+#[derive(Debug, Clone)]
+pub struct StateDocument {
+    /// The document.
+    pub source: serde_json::Value,
+    /// Its sequence number and primary term.
+    pub seq_no: (u64, u64),
+}
+
+/// The index that documents go to.
+pub trait Index: Send + Sync {
+    /// Sends NDJSON to the index (or alias) `index`; the answer has as many items as `actions`.
+    fn bulk<'a>(&'a self, index: &'a str, body: Bytes, actions: usize) -> Future_<'a, BulkAnswer>;
+
+    /// Reads a document of Pinion's own state.
+    fn state<'a>(&'a self, index: &'a str, id: &'a str) -> Future_<'a, Result<Option<StateDocument>, Fault>>;
+
+    /// Writes a document of Pinion's own state if it is still at `expected` (`None`: if it is not
+    /// there); `false`: somebody else was faster.
+    fn put_state<'a>(
+        &'a self,
+        index: &'a str,
+        id: &'a str,
+        source: &'a serde_json::Value,
+        expected: Option<(u64, u64)>,
+    ) -> Future_<'a, Result<bool, Fault>>;
+
+    /// Whether the cluster answers; the error says why not.
+    fn ping(&self) -> Future_<'_, Result<(), String>>;
+}
+
+/// Where a message is to be put again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// To a job's queue.
+    Live,
+    /// To the queue of suspects, read one at a time.
+    Suspects,
+    /// To a job's low queue, after the given delay in seconds.
+    LowAfter(u64),
+    /// To a job's queue, after the given delay in seconds.
+    LiveAfter(u64),
+}
+
+/// A message that goes to the broker again.
+#[derive(Debug, Clone)]
+pub struct Requeue {
+    /// The job that it names.
+    pub job: String,
+    /// Where to.
+    pub destination: Destination,
+    /// The body.
+    pub payload: Vec<u8>,
+    /// Headers and properties that it keeps.
+    pub envelope: Envelope,
+}
+
+/// What a message carries besides its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// AMQP `message_id`.
+    pub message_id: Option<Arc<str>>,
+    /// When it was sent, in milliseconds since 1970 (header `sent_ms`, else `timestamp`).
+    pub sent_ms: Option<u64>,
+    /// W3C trace context.
+    pub traceparent: Option<Arc<str>>,
+    /// How often the document failed by itself before.
+    pub attempts: u32,
+    /// Whether this is the second look after a delete.
+    pub second_look: bool,
+}
+
+/// The broker, as far as it is written to.
+pub trait Broker: Send + Sync {
+    /// Publishes with confirms; returns when the broker has all of them.
+    fn requeue(&self, messages: Vec<Requeue>) -> Future_<'_, Result<(), Fault>>;
+}
+
+/// The databases by the names of their sources.
+pub type Databases = BTreeMap<String, Arc<dyn Database>>;
+
+/// When a snapshot was opened: a document may be sent only for so long.
+pub type ReadAt = Instant;

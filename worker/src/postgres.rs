@@ -1,0 +1,417 @@
+//! All SQL to PostgreSQL: fences, readings, and the positions that become versions.
+
+pub mod fault;
+pub mod json;
+pub mod statement;
+
+use std::collections::HashMap;
+use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use pinion_schemas::{Id, JobDefinition, KeyType, Lsn};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow, PgSslMode, Postgres as Dialect};
+use sqlx::{AssertSqlSafe, Row as _, Transaction};
+
+use self::fault::{of_primary, of_reading};
+use self::statement::Statement;
+use crate::config::{self, FenceAt, OnLag};
+use crate::error::{Fault, Service};
+use crate::pipeline::build::{Builder, Room};
+use crate::ports::{Database, Future_, Identity, Position, Reading};
+
+/// How long a question to the primary may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A replica that was too late is first only looked at for this long.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Replay that stands still for this long, though the log is there, waits for the rest of a record
+/// that begins at a page's end; any new record moves it.
+const STALL: Duration = Duration::from_millis(20);
+
+/// A PostgreSQL primary and its replicas.
+pub struct Postgres {
+    source: String,
+    primary: Server,
+    replicas: Vec<Server>,
+    lag: Duration,
+    on_lag: OnLag,
+    fence_at: FenceAt,
+    begin: Arc<str>,
+    next: AtomicUsize,
+    statements: Statements,
+}
+
+/// The prepared shape of each job's query; forgotten when the database says that it has changed.
+type Statements = Arc<Mutex<HashMap<String, Arc<Statement>>>>;
+
+struct Server {
+    /// Host and port, as operators see it.
+    name: String,
+    pool: PgPool,
+    /// Set when it was too late; then it is only glanced at.
+    late: AtomicBool,
+}
+
+impl Server {
+    fn new(url: &config::Secret, source: &config::Source, connections: u32) -> Result<Self, String> {
+        let mut options = PgConnectOptions::from_str(url.expose())
+            .map_err(|_| "not a PostgreSQL address such as postgres://user:password@host:5432/database".to_owned())?
+            .application_name("pinion");
+        if let Some(ca_file) = &source.ca_file {
+            options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
+        }
+        let name = format!("{}:{}", options.get_host(), options.get_port());
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(QUESTION_TIMEOUT)
+            // A dead connection shows itself at BEGIN, which is tried again.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { name, pool, late: AtomicBool::new(false) })
+    }
+}
+
+/// What a replica says of itself.
+struct Standing {
+    in_recovery: bool,
+    identity: Identity,
+    replayed: u64,
+    received: u64,
+}
+
+impl Postgres {
+    /// The source `name` of the configuration. Connects when it is first needed.
+    ///
+    /// # Errors
+    /// An address that is none; the text names the key.
+    pub fn new(name: &str, source: &config::Source, worker: &config::Worker) -> Result<Self, String> {
+        let connections = u32::try_from(worker.fetches_in_flight_max).unwrap_or(u32::MAX);
+        let server = |key: &str, url| {
+            Server::new(url, source, connections).map_err(|problem| format!("sources.{name}.{key}: {problem}"))
+        };
+        let primary = server("primary", &source.primary)?;
+        let replicas = source.replicas.iter().map(|url| server("replicas", url)).collect::<Result<_, _>>()?;
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = '{}s'",
+            worker.fetch_s_max
+        );
+        Ok(Self {
+            source: name.to_owned(),
+            primary,
+            replicas,
+            lag: Duration::from_millis(source.replica_lag_ms_max),
+            on_lag: source.on_lag,
+            fence_at: source.fence,
+            begin: begin.into(),
+            next: AtomicUsize::new(0),
+            statements: Statements::default(),
+        })
+    }
+
+    /// The connections to the primary, for the operators' questions.
+    pub fn primary(&self) -> &PgPool {
+        &self.primary.pool
+    }
+
+    /// The connections to a replica, or to the primary where there is none.
+    pub fn reader(&self) -> &PgPool {
+        self.replicas.first().map_or(&self.primary.pool, |replica| &replica.pool)
+    }
+
+    /// The replicas' names and connections.
+    pub fn replicas(&self) -> impl Iterator<Item = (&str, &PgPool)> {
+        self.replicas.iter().map(|replica| (replica.name.as_str(), &replica.pool))
+    }
+
+    async fn ask_position(&self) -> Result<Position, Fault> {
+        let at = match self.fence_at {
+            FenceAt::Flush => "pg_current_wal_flush_lsn()",
+            FenceAt::Insert => "pg_current_wal_insert_lsn()",
+        };
+        let question = format!(
+            "SELECT at::text, ('x' || left(pg_walfile_name(at), 8))::bit(32)::int8, system_identifier \
+             FROM (SELECT {at} AS at) AS position, pg_control_system()"
+        );
+        let asked = sqlx::query(AssertSqlSafe(question)).fetch_one(&self.primary.pool);
+        let row = match tokio::time::timeout(QUESTION_TIMEOUT, asked).await {
+            Ok(Ok(row)) => row,
+            Ok(Err(error)) => return Err(of_primary(&self.source, &self.primary.name, &error)),
+            Err(_) => return Err(self.away("the primary does not answer in time")),
+        };
+        let unreadable = |error: sqlx::Error| of_primary(&self.source, &self.primary.name, &error);
+        let identity = Identity {
+            system: row.try_get::<i64, _>(2).map_err(unreadable)?.cast_unsigned(),
+            timeline: u32::try_from(row.try_get::<i64, _>(1).map_err(unreadable)?).unwrap_or_default(),
+        };
+        let at = self.lsn(row.try_get(0).map_err(unreadable)?)?;
+        Ok(Position { identity, at })
+    }
+
+    fn lsn(&self, text: &str) -> Result<u64, Fault> {
+        Lsn::from_str(text).map(|lsn| lsn.0).map_err(|error| self.away(&error.to_string()))
+    }
+
+    fn away(&self, reason: &str) -> Fault {
+        Fault::Away { service: Service::Source(self.source.clone()), reason: reason.to_owned() }
+    }
+
+    fn again(&self, reason: String) -> Fault {
+        Fault::Again { service: Service::Source(self.source.clone()), reason }
+    }
+
+    /// Commits a record on the primary and returns its position, which is then flushed.
+    async fn emit(&self) -> Result<u64, Fault> {
+        let emitted = sqlx::query_scalar::<_, String>("SELECT pg_logical_emit_message(true, 'pinion', '')::text")
+            .fetch_one(&self.primary.pool)
+            .await;
+        self.lsn(&emitted.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?)
+    }
+
+    async fn begin(&self, server: &Server) -> Result<Transaction<'static, Dialect>, Fault> {
+        let begun = server.pool.begin_with(AssertSqlSafe(self.begin.clone())).await;
+        begun.map_err(|error| of_reading(&self.source, &server.name, &error))
+    }
+
+    /// Each replica in turn, then what `on_lag` says.
+    async fn open_reading(&self, fence: Position) -> Result<PostgresReading, Fault> {
+        if self.replicas.is_empty() {
+            return self.open_on_primary().await;
+        }
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut reasons = Vec::new();
+        for step in 0..self.replicas.len() {
+            let replica = &self.replicas[(first + step) % self.replicas.len()];
+            match self.open_on_replica(replica, fence).await {
+                Ok(reading) => return Ok(reading),
+                Err(fault) => reasons.push(fault.to_string()),
+            }
+        }
+        match self.on_lag {
+            OnLag::Primary => self.open_on_primary().await,
+            OnLag::Wait => Err(self.again(reasons.join("; "))),
+        }
+    }
+
+    /// On a primary visibility does not follow the log's order. A position that is committed, and so flushed, before the
+    /// snapshot is a lower bound of it; one less, so that a replica at that position wins the tie.
+    async fn open_on_primary(&self) -> Result<PostgresReading, Fault> {
+        let position = self.emit().await? - 1;
+        let transaction = self.begin(&self.primary).await?;
+        Ok(self.reading(transaction, &self.primary, position))
+    }
+
+    /// Waits until the replica has replayed up to the fence. The position that it then gives is read before
+    /// the rows, by a statement of its own, so that the rows are at least that new.
+    async fn open_on_replica(&self, replica: &Server, fence: Position) -> Result<PostgresReading, Fault> {
+        let patience = if replica.late.load(Ordering::Relaxed) { GLANCE.min(self.lag) } else { self.lag };
+        let deadline = Instant::now() + patience;
+        let mut transaction = self.begin(replica).await?;
+        let mut pause = Duration::from_micros(500);
+        let mut moved = (0, Instant::now());
+        let mut nudged = false;
+        loop {
+            let standing = self.standing(&mut transaction, replica).await?;
+            self.check_standing(replica, &standing, fence)?;
+            let same_history = standing.identity == fence.identity;
+            if same_history && standing.replayed >= fence.at {
+                replica.late.store(false, Ordering::Relaxed);
+                return Ok(self.reading(transaction, replica, standing.replayed));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                replica.late.store(true, Ordering::Relaxed);
+                return Err(self.again(lateness(replica, &standing, fence)));
+            }
+            if standing.replayed > moved.0 {
+                moved = (standing.replayed, now);
+            } else if !nudged && standing.received >= fence.at && now - moved.1 >= STALL {
+                nudged = true;
+                self.emit().await?;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    async fn standing(&self, transaction: &mut Transaction<'static, Dialect>, replica: &Server) -> Result<Standing, Fault> {
+        let asked = sqlx::query(
+            "SELECT pg_is_in_recovery(), system_identifier, \
+             coalesce((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint())), \
+             coalesce(pg_last_wal_replay_lsn(), '0/0')::text, coalesce(pg_last_wal_receive_lsn(), '0/0')::text \
+             FROM pg_control_system()",
+        )
+        .fetch_one(&mut **transaction)
+        .await;
+        let unreadable = |error: sqlx::Error| of_reading(&self.source, &replica.name, &error);
+        let row = asked.map_err(unreadable)?;
+        Ok(Standing {
+            in_recovery: row.try_get(0).map_err(unreadable)?,
+            identity: Identity {
+                system: row.try_get::<i64, _>(1).map_err(unreadable)?.cast_unsigned(),
+                timeline: u32::try_from(row.try_get::<i32, _>(2).map_err(unreadable)?).unwrap_or_default(),
+            },
+            replayed: self.lsn(row.try_get(3).map_err(unreadable)?)?,
+            received: self.lsn(row.try_get(4).map_err(unreadable)?)?,
+        })
+    }
+
+    /// A server that is no replica of the primary does not count, whatever its position says.
+    fn check_standing(&self, replica: &Server, standing: &Standing, fence: Position) -> Result<(), Fault> {
+        let name = &replica.name;
+        if standing.identity.system != fence.identity.system {
+            return Err(self.again(format!(
+                "{name} belongs to another cluster ({}) than the primary ({})",
+                standing.identity, fence.identity
+            )));
+        }
+        if !standing.in_recovery {
+            return Err(self.again(format!("{name} is not a replica (any more): it was promoted?")));
+        }
+        Ok(())
+    }
+
+    fn reading(&self, transaction: Transaction<'static, Dialect>, server: &Server, position: u64) -> PostgresReading {
+        PostgresReading {
+            transaction,
+            position,
+            source: self.source.clone(),
+            server: server.name.clone(),
+            statements: self.statements.clone(),
+        }
+    }
+}
+
+fn lateness(replica: &Server, standing: &Standing, fence: Position) -> String {
+    let name = &replica.name;
+    if standing.identity == fence.identity {
+        let behind = fence.at - standing.replayed;
+        return format!("{name} is {behind} bytes of log behind the primary");
+    }
+    format!("{name} is on {}, the primary on {}", standing.identity, fence.identity)
+}
+
+impl Database for Postgres {
+    fn position(&self) -> Future_<'_, Result<Position, Fault>> {
+        Box::pin(self.ask_position())
+    }
+
+    fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>> {
+        Box::pin(async move {
+            let reading = self.open_reading(fence).await?;
+            Ok(Box::new(reading) as Box<dyn Reading>)
+        })
+    }
+
+    fn ping(&self) -> Future_<'_, Result<(), String>> {
+        Box::pin(async move {
+            match self.ask_position().await {
+                Ok(_) => Ok(()),
+                Err(Fault::Away { reason, .. }) => Err(reason),
+                Err(fault) => Err(fault.to_string()),
+            }
+        })
+    }
+}
+
+struct PostgresReading {
+    transaction: Transaction<'static, Dialect>,
+    position: u64,
+    source: String,
+    server: String,
+    statements: Statements,
+}
+
+impl PostgresReading {
+    async fn read(&mut self, job: &JobDefinition, ids: &[Id], builder: &mut Builder) -> Result<(), Fault> {
+        let statement = self.statement(job).await?;
+        let sql = AssertSqlSafe(statement.sql.clone());
+        let query = match job.key {
+            KeyType::Bigint => sqlx::query(sql).bind(integers(ids)),
+            KeyType::Uuid => sqlx::query(sql).bind(uuids(ids)),
+            KeyType::Text => sqlx::query(sql).bind(texts(ids)),
+        };
+        let mut rows = query.fetch(&mut *self.transaction);
+        let mut checked = false;
+        while let Some(row) = rows.next().await {
+            let row: PgRow = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    if fault::is_stale_plan(&error) {
+                        forget(&self.statements, &job.name);
+                    }
+                    return Err(of_reading(&self.source, &self.server, &error));
+                }
+            };
+            // All rows of an answer have the same columns.
+            if !checked && !statement.fits(&row) {
+                forget(&self.statements, &job.name);
+                let service = Service::Source(self.source.clone());
+                return Err(Fault::Again { service, reason: "the columns of the query have changed".to_owned() });
+            }
+            checked = true;
+            let room = builder.push(&statement.plan, &statement.record(&row, job.key));
+            if room.map_err(|defect| Fault::Job(format!("document.sql: {defect}")))? == Room::Full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn statement(&mut self, job: &JobDefinition) -> Result<Arc<Statement>, Fault> {
+        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(&job.name).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = Statement::prepare(&mut self.transaction, job)
+            .await
+            .map_err(|error| error.into_fault(&self.source, &self.server))?;
+        let statement = Arc::new(statement);
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        statements.insert(job.name.clone(), statement.clone());
+        Ok(statement)
+    }
+}
+
+fn forget(statements: &Statements, job: &str) {
+    statements.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+}
+
+// An id of another type than the job's key can't get here: the source makes ids by the key's type.
+
+fn integers(ids: &[Id]) -> Vec<i64> {
+    ids.iter().filter_map(|id| if let Id::Int(number) = id { Some(*number) } else { None }).collect()
+}
+
+fn uuids(ids: &[Id]) -> Vec<uuid::Uuid> {
+    ids.iter().filter_map(|id| if let Id::Uuid(uuid) = id { Some(*uuid) } else { None }).collect()
+}
+
+fn texts(ids: &[Id]) -> Vec<String> {
+    ids.iter().filter_map(|id| if let Id::Text(text) = id { Some(text.to_string()) } else { None }).collect()
+}
+
+impl Reading for PostgresReading {
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn rows<'a>(
+        &'a mut self,
+        job: &'a JobDefinition,
+        ids: &'a [Id],
+        builder: &'a mut Builder,
+    ) -> Future_<'a, Result<(), Fault>> {
+        Box::pin(self.read(job, ids, builder))
+    }
+
+    fn finish(self: Box<Self>) -> Future_<'static, ()> {
+        Box::pin(async move {
+            // Nothing was written; a failed commit means a dead connection, which the pool notices.
+            if let Err(error) = self.transaction.commit().await {
+                tracing::debug!(%error, server = self.server, "the reading did not end in order");
+            }
+        })
+    }
+}
