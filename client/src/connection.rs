@@ -48,7 +48,9 @@ pub enum ConnectError {
         address: String,
     },
     /// TLS failed: most often the server's certificate does not verify.
-    #[error("TLS with RabbitMQ at {address} failed: {reason}; is the host's name the certificate's, and is its authority known (ca_file)?")]
+    #[error(
+        "TLS with RabbitMQ at {address} failed: {reason}; is the host's name the certificate's, and is its authority known (ca_file)?"
+    )]
     Tls {
         /// Host and port.
         address: String,
@@ -64,7 +66,9 @@ pub enum ConnectError {
         user: String,
     },
     /// The virtual host does not exist, or the user has no right to it.
-    #[error("RabbitMQ at {address} refuses the virtual host {vhost:?} to the user {user:?}: {reason}; the default one, /, is written /%2f in the URL")]
+    #[error(
+        "RabbitMQ at {address} refuses the virtual host {vhost:?} to the user {user:?}: {reason}; the default one, /, is written /%2f in the URL"
+    )]
     Vhost {
         /// Host and port.
         address: String,
@@ -231,7 +235,15 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_never_quoted() {
-        for url in ["", "amqp:secret", "http://u:secret@host/", "amqp://u:secret@host:port/", "amqp://u:secret@/", "amqp://u:secret@host/?heartbeat=x", "amqp://u:secret%ff@host/"] {
+        for url in [
+            "",
+            "amqp:secret",
+            "http://u:secret@host/",
+            "amqp://u:secret@host:port/",
+            "amqp://u:secret@/",
+            "amqp://u:secret@host/?heartbeat=x",
+            "amqp://u:secret%ff@host/",
+        ] {
             let error = parse(url).expect_err(url);
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
             assert!(!error.is_transient());

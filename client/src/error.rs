@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-
 /// Why a message could not be published. Its texts never contain the password of the broker's URL.
 #[derive(Clone, Debug, Error)]
 pub enum PublishError {

@@ -3,29 +3,27 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use lapin::BasicProperties;
-use lapin::types::{FieldTable, ShortString};
-use pinion_schemas::message::{HEADER_SENT_MS, MESSAGE_BYTES_MAX};
+use pinion_schemas::message::MESSAGE_BYTES_MAX;
 use pinion_schemas::{DecodeError, Job, Names};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, connect};
 use crate::error::PublishError;
-use crate::publisher::supervisor::{Broker, Command, Link, Message, Outgoing, Supervisor};
+use crate::publisher::message::{Answer, Message, Outgoing};
+use crate::publisher::supervisor::{Broker, Command, Link, Supervisor};
 
+mod message;
 mod returns;
 mod session;
 mod supervisor;
 
 /// At this many failures [`Publisher::publish_all`] takes no further jobs.
 pub const FAILED_MAX: usize = 10_000;
-
-/// AMQP's mark for a message that survives a restart of the broker.
-const PERSISTENT: u8 = 2;
 
 /// Which of a job's two queues a message goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +42,7 @@ pub struct PublisherConfig {
     connection_name: String,
     names: Names,
     confirm_timeout_ms: u64,
-    outstanding_max: usize,
+    outstanding_max: u32,
     outstanding_bytes_max: u32,
 }
 
@@ -76,17 +74,18 @@ impl PublisherConfig {
         self
     }
 
-    /// At most this many messages are unconfirmed; further calls wait. At least 1.
+    /// At most this many messages are unconfirmed; further calls wait. From 1 to 1,000,000.
     #[must_use]
     pub fn outstanding_max(mut self, outstanding_max: usize) -> PublisherConfig {
-        self.outstanding_max = outstanding_max.max(1);
+        self.outstanding_max = outstanding_max.clamp(1, 1_000_000) as u32;
         self
     }
 
-    /// At most this many bytes of bodies are unconfirmed; further calls wait. A larger message goes alone.
+    /// At most this many bytes of bodies are unconfirmed, to 1 GiB; further calls wait. Each message counts at least as its share,
+    /// this divided by `outstanding_max`; a larger one than all of it goes alone.
     #[must_use]
-    pub fn outstanding_bytes_max(mut self, outstanding_bytes_max: u32) -> PublisherConfig {
-        self.outstanding_bytes_max = outstanding_bytes_max.max(1);
+    pub fn outstanding_bytes_max(mut self, outstanding_bytes_max: usize) -> PublisherConfig {
+        self.outstanding_bytes_max = outstanding_bytes_max.clamp(1, 1 << 30) as u32;
         self
     }
 
@@ -133,12 +132,12 @@ pub struct Publisher {
 struct Shared {
     names: Names,
     confirm_timeout_ms: u64,
-    outstanding_max: usize,
-    outstanding_bytes_max: u32,
-    /// Room for messages; closed when the publisher is.
+    /// What a message takes of the room at least, so that no more than `outstanding_max` fit in.
+    share: u32,
+    /// The whole room: `outstanding_max` shares.
+    room_max: u32,
+    /// The bytes that may be outstanding; closed when the publisher is.
     room: Arc<Semaphore>,
-    /// Room for bytes.
-    room_bytes: Arc<Semaphore>,
     commands: mpsc::Sender<Command>,
     /// Written by the supervisor; its end is the supervisor's.
     link: watch::Receiver<Link>,
@@ -160,19 +159,25 @@ impl Publisher {
     /// Needs a Tokio runtime, which then also runs the publisher's task.
     pub async fn connect(config: PublisherConfig) -> Result<Publisher, ConnectError> {
         let connection = connect(&config.url, &config.connection_name, config.ca_file.as_deref()).await?;
-        let (commands, received) = mpsc::channel(config.outstanding_max);
+        let share = config.outstanding_bytes_max.div_ceil(config.outstanding_max);
+        let room_max = share * config.outstanding_max;
+        let (commands, received) = mpsc::channel(config.outstanding_max as usize);
         let (link, link_seen) = watch::channel(Link::Up);
         let shared = Shared {
             names: config.names,
             confirm_timeout_ms: config.confirm_timeout_ms,
-            outstanding_max: config.outstanding_max,
-            outstanding_bytes_max: config.outstanding_bytes_max,
-            room: Arc::new(Semaphore::new(config.outstanding_max)),
-            room_bytes: Arc::new(Semaphore::new(config.outstanding_bytes_max as usize)),
+            share,
+            room_max,
+            room: Arc::new(Semaphore::new(room_max as usize)),
             commands,
             link: link_seen,
         };
-        let broker = Broker { url: config.url, name: config.connection_name, ca_file: config.ca_file };
+        let broker = Broker {
+            url: config.url,
+            name: config.connection_name,
+            ca_file: config.ca_file,
+            confirm_timeout_ms: config.confirm_timeout_ms,
+        };
         tokio::spawn(Supervisor::new(broker, received, link).run(connection));
         Ok(Publisher { shared: Arc::new(shared), lane: Lane::Live })
     }
@@ -187,40 +192,38 @@ impl Publisher {
     ///
     /// If the future is dropped before its end, the job may be published or not.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
-        let body = job.to_bytes().map_err(|error| match error {
-            DecodeError::TooLarge { bytes } => PublishError::TooLarge { bytes, max: MESSAGE_BYTES_MAX },
-            other => PublishError::Invalid(other.to_string()),
-        })?;
-        let names = &self.shared.names;
-        let routing_key = match self.lane {
-            Lane::Live => names.routing_key(job.job_name()),
-            Lane::Low => names.low_routing_key(job.job_name()),
-        };
-        let exchange = names.exchange().to_owned();
-        self.publish_raw(&exchange, &routing_key, job_properties(), body).await
+        let message = self.job_message(job)?;
+        self.deliver(message).await
     }
 
     /// Publishes many jobs, as many at a time as may be outstanding, without waiting for each one's confirm. They are published
     /// in their order, unless one must be published again.
     pub async fn publish_all(&self, jobs: impl Stream<Item = Job>) -> BatchReport {
-        let failures = AtomicUsize::new(0);
-        let failures = &failures;
-        let outcomes = jobs
-            .take_while(|_| std::future::ready(failures.load(Ordering::Relaxed) < FAILED_MAX))
-            .enumerate()
-            .map(|(index, job)| async move { (index, self.publish(&job).await) })
-            .buffer_unordered(self.shared.outstanding_max);
         let mut report = BatchReport { taken: 0, confirmed: 0, failed: Vec::new() };
-        let mut outcomes = std::pin::pin!(outcomes);
-        while let Some((index, outcome)) = outcomes.next().await {
-            report.taken += 1;
-            match outcome {
-                Ok(()) => report.confirmed += 1,
-                Err(error) => {
-                    failures.fetch_add(1, Ordering::Relaxed);
-                    report.failed.push((index, error));
+        let mut jobs = std::pin::pin!(jobs);
+        // As long as there is room.
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        while report.failed.len() < FAILED_MAX {
+            tokio::select! {
+                biased;
+                Some((index, outcome)) = answered.recv() => report.add(index, outcome),
+                job = jobs.next() => {
+                    let Some(job) = job else { break };
+                    let index = report.taken;
+                    report.taken += 1;
+                    let sent = match self.job_message(&job) {
+                        Ok(message) => self.send(message, Answer::Batch(index, answers.clone())).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = sent {
+                        report.add(index, Err(error));
+                    }
                 }
             }
+        }
+        drop(answers);
+        while let Some((index, outcome)) = answered.recv().await {
+            report.add(index, outcome);
         }
         report.failed.sort_by_key(|(index, _)| *index);
         report
@@ -236,21 +239,8 @@ impl Publisher {
         properties: BasicProperties,
         body: Vec<u8>,
     ) -> Result<(), PublishError> {
-        let persistent = properties.delivery_mode().unwrap_or(PERSISTENT);
-        let message = Message {
-            exchange: short_string("exchange", exchange)?,
-            routing_key: short_string("routing key", routing_key)?,
-            properties: properties.with_delivery_mode(persistent),
-            body,
-        };
-        let waited_ms = self.shared.confirm_timeout_ms;
-        match tokio::time::timeout(Duration::from_millis(waited_ms), self.send(message)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(match &*self.shared.link.borrow() {
-                Link::Up => PublishError::TimedOut { waited_ms },
-                Link::Down(reason) => PublishError::Unavailable { waited_ms, reason: reason.clone() },
-            }),
-        }
+        let message = Message::raw(exchange, routing_key, properties, body)?;
+        self.deliver(message).await
     }
 
     /// Takes no further messages, waits for the confirms of those that are outstanding, or for their time to be over, and
@@ -264,17 +254,46 @@ impl Publisher {
         }
     }
 
-    async fn send(&self, message: Message) -> Result<(), PublishError> {
-        let shared = &self.shared;
-        let closed = |_| PublishError::Closed;
-        // A body beyond the whole bound takes all of it.
-        let weight = u32::try_from(message.body.len()).unwrap_or(u32::MAX).min(shared.outstanding_bytes_max);
-        let room = shared.room.clone().acquire_owned().await.map_err(closed)?;
-        let room_bytes = shared.room_bytes.clone().acquire_many_owned(weight).await.map_err(closed)?;
+    fn job_message(&self, job: &Job) -> Result<Message, PublishError> {
+        let body = job.to_bytes().map_err(|error| match error {
+            DecodeError::TooLarge { bytes } => PublishError::TooLarge { bytes, max: MESSAGE_BYTES_MAX },
+            other => PublishError::Invalid(other.to_string()),
+        })?;
+        let names = &self.shared.names;
+        let routing_key = match self.lane {
+            Lane::Live => names.routing_key(job.job_name()),
+            Lane::Low => names.low_routing_key(job.job_name()),
+        };
+        Message::job(names.exchange(), routing_key, body)
+    }
+
+    async fn deliver(&self, message: Message) -> Result<(), PublishError> {
         let (answer, answered) = oneshot::channel();
-        let outgoing = Outgoing { message: Arc::new(message), answer, _room: [room, room_bytes] };
-        shared.commands.send(Command::Publish(outgoing)).await.map_err(|_| PublishError::Closed)?;
+        self.send(message, Answer::One(answer)).await?;
         answered.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    /// Waits for room, and hands the message to the supervisor, which will answer.
+    async fn send(&self, message: Message, answer: Answer) -> Result<(), PublishError> {
+        let shared = &self.shared;
+        let deadline = Instant::now() + Duration::from_millis(shared.confirm_timeout_ms);
+        // A body beyond the whole bound takes all of it.
+        let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX).clamp(shared.share, shared.room_max);
+        let room = match timeout_at(deadline, shared.room.clone().acquire_many_owned(bytes)).await {
+            Ok(acquired) => acquired.map_err(|_| PublishError::Closed)?,
+            Err(_elapsed) => return Err(shared.link.borrow().too_late(shared.confirm_timeout_ms)),
+        };
+        let outgoing = Outgoing::new(message, deadline, answer, room);
+        shared.commands.send(Command::Publish(outgoing)).await.map_err(|_| PublishError::Closed)
+    }
+}
+
+impl BatchReport {
+    fn add(&mut self, index: usize, outcome: Result<(), PublishError>) {
+        match outcome {
+            Ok(()) => self.confirmed += 1,
+            Err(error) => self.failed.push((index, error)),
+        }
     }
 }
 
@@ -286,19 +305,4 @@ impl fmt::Debug for Publisher {
             .field("link", &*self.shared.link.borrow())
             .finish_non_exhaustive()
     }
-}
-
-fn job_properties() -> BasicProperties {
-    let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sent_ms = i64::try_from(sent.as_millis()).unwrap_or(i64::MAX);
-    let mut headers = FieldTable::default();
-    headers.insert(HEADER_SENT_MS.into(), sent_ms.into());
-    BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_timestamp(sent.as_secs())
-        .with_headers(headers)
-}
-
-fn short_string(what: &str, text: &str) -> Result<ShortString, PublishError> {
-    ShortString::try_new(text).map_err(|error| PublishError::Invalid(format!("the {what} is too long: {error}")))
 }

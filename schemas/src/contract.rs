@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::message::{HEADER_SENT_MS, HEADER_TRACEPARENT, Job, MESSAGE_BYTES_MAX};
 use crate::names::Names;
 
-/// The JSON Schema (2020-12) of the message's body.
+/// The JSON Schema (draft 7, which most languages' validators and AsyncAPI's tools know) of the message's body.
 pub fn job_message_schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let generator = SchemaSettings::draft07().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<Job>();
     schema.insert("title".to_owned(), "Pinion job message".into());
     schema.to_value()
@@ -46,10 +46,9 @@ pub fn asyncapi() -> Value {
                     "contentType": "application/json",
                     "headers": headers(),
                     "payload": {
-                        "schemaFormat": "application/schema+json;version=draft-2020-12",
+                        "schemaFormat": "application/schema+json;version=draft-07",
                         "schema": { "$ref": "job-message.schema.json" },
                     },
-                    "bindings": {},
                     "examples": [
                         { "name": "smallest", "payload": { "id": 42, "job_name": "orders" } },
                         { "name": "many", "payload": { "ids": [42, 43], "job_name": "orders", "after": "16/B374D848" } },

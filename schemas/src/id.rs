@@ -75,9 +75,7 @@ impl KeyType {
     fn read_json(self, json: &str) -> Result<Id, &'static str> {
         match json.as_bytes().first() {
             Some(b'"') => self.read_text(&unquote(json)?),
-            Some(b'-' | b'0'..=b'9') if self == KeyType::Bigint => {
-                read_integer(json).map(Id::Int)
-            }
+            Some(b'-' | b'0'..=b'9') if self == KeyType::Bigint => read_integer(json).map(Id::Int),
             Some(b'-' | b'0'..=b'9') => Err("is a number"),
             Some(b't' | b'f') => Err("is a boolean"),
             Some(b'n') => Err("is null"),

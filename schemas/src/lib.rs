@@ -12,10 +12,7 @@ pub mod sql;
 pub mod version;
 
 pub use id::{Id, IdError, KeyType};
-pub use job::{
-    Finding, From, JobDefinition, LoadError, LoadedJob, Severity, Watch, WatchRule, load_job,
-    load_jobs,
-};
+pub use job::{Finding, From, JobDefinition, LoadError, LoadedJob, Severity, Watch, WatchRule, load_job, load_jobs};
 pub use mapping::{Dynamic, Mapping, MappingError};
 pub use message::{DecodeError, Ids, Job, JobMessage, decode};
 pub use names::{NameError, Names, StateIndex, valid_job_name};

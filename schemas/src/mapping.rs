@@ -269,8 +269,7 @@ mod tests {
             }}}"#,
         )
         .expect("a mapping");
-        let fields: Vec<String> =
-            mapping.fields().into_iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+        let fields: Vec<String> = mapping.fields().into_iter().map(|(name, kind)| format!("{name} {kind}")).collect();
         assert_eq!(
             fields,
             [
@@ -300,9 +299,12 @@ mod tests {
 
     #[test]
     fn gc_deletes_is_an_hour_at_least() {
-        let body = Mapping::parse(r#"{"settings":{"index":{"number_of_shards":1}}}"#).expect("a mapping").effective_body();
+        let body =
+            Mapping::parse(r#"{"settings":{"index":{"number_of_shards":1}}}"#).expect("a mapping").effective_body();
         assert_eq!(body, json!({"settings":{"index":{"number_of_shards":1},"index.gc_deletes":"1h"},"mappings":{}}));
-        for settings in [r#"{"gc_deletes":"60m"}"#, r#"{"index":{"gc_deletes":"2d"}}"#, r#"{"index.gc_deletes":"3600000ms"}"#] {
+        for settings in
+            [r#"{"gc_deletes":"60m"}"#, r#"{"index":{"gc_deletes":"2d"}}"#, r#"{"index.gc_deletes":"3600000ms"}"#]
+        {
             let mapping = Mapping::parse(&format!(r#"{{"settings":{settings}}}"#)).expect(settings);
             assert_eq!(mapping.effective_body()["settings"], *mapping.settings());
         }
@@ -333,7 +335,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported() {
-        let text = r#"{"aliases":{},"settings":{"gc_deletes":"1s","translog.durability":"async"},"mappings":{"dynamic":1}}"#;
+        let text =
+            r#"{"aliases":{},"settings":{"gc_deletes":"1s","translog.durability":"async"},"mappings":{"dynamic":1}}"#;
         assert_eq!(Mapping::parse(text).expect_err("four problems").len(), 4);
     }
 }

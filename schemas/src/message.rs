@@ -118,11 +118,9 @@ pub fn decode(bytes: &[u8]) -> Result<JobMessage<'_>, DecodeError> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(DecodeError::TooLarge { bytes: bytes.len() });
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| DecodeError::NotUtf8 { at: error.valid_up_to() })?;
-    let read: AsRead<'_> = serde_json::from_str(text).map_err(|error| {
-        if error.is_data() { DecodeError::NotAJob(error) } else { DecodeError::NotJson(error) }
-    })?;
+    let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::NotUtf8 { at: error.valid_up_to() })?;
+    let read: AsRead<'_> = serde_json::from_str(text)
+        .map_err(|error| if error.is_data() { DecodeError::NotAJob(error) } else { DecodeError::NotJson(error) })?;
     check_job_name(&read.job_name)?;
     let ids = match (read.id, read.ids) {
         (Some(id), None) => Ids::One(id),
@@ -169,10 +167,7 @@ impl Job {
     }
 
     /// The job for several documents in one message.
-    pub fn many<I: Into<Id>>(
-        job_name: impl Into<String>,
-        ids: impl IntoIterator<Item = I>,
-    ) -> Job {
+    pub fn many<I: Into<Id>>(job_name: impl Into<String>, ids: impl IntoIterator<Item = I>) -> Job {
         let ids = ids.into_iter().map(Into::into).collect();
         Job { job_name: job_name.into(), target: Target::Ids(ids), after: None }
     }

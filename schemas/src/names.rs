@@ -152,10 +152,7 @@ mod tests {
         assert_eq!(names.delay("5s"), "shop_a.delay.5s");
         assert_eq!(names.template("orders"), "shop_a-orders");
         let state = StateIndex::ALL.map(|kind| names.state_index(kind));
-        assert_eq!(
-            state,
-            ["shop_a-dead-letters", "shop_a-sources", "shop_a-workers", "shop_a-jobs"]
-        );
+        assert_eq!(state, ["shop_a-dead-letters", "shop_a-sources", "shop_a-workers", "shop_a-jobs"]);
         assert_eq!(Names::default().exchange(), "pinion");
     }
 

@@ -91,10 +91,7 @@ mod tests {
         let template = SqlTemplate::parse(query).expect("a query");
         assert_eq!(template.text(), query);
         assert_eq!(template.places(), 2);
-        assert_eq!(
-            template.to_postgres(),
-            "select id from a where b = any($1) or c = any($1)"
-        );
+        assert_eq!(template.to_postgres(), "select id from a where b = any($1) or c = any($1)");
         let template = SqlTemplate::parse("WITH x AS (SELECT 1) SELECT 1 WHERE a IN (:ids)").expect("a query");
         assert_eq!(template.to_mysql(3), "WITH x AS (SELECT 1) SELECT 1 WHERE a IN (?,?,?)");
         assert_eq!(template.to_mysql(1), "WITH x AS (SELECT 1) SELECT 1 WHERE a IN (?)");

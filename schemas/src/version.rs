@@ -88,10 +88,7 @@ mod tests {
         assert_eq!(Version::new(1024, 0), Err(VersionError::Generation(1024)));
         assert_eq!(Version::new(0, 1 << 53), Err(VersionError::Position(1 << 53)));
         assert_eq!(Version::from_u64(1 << 63), Err(VersionError::Number(1 << 63)));
-        assert_eq!(
-            Version::new(3, 0x16B_3748).expect("a version").to_string(),
-            "generation 3 position 0/16B3748"
-        );
+        assert_eq!(Version::new(3, 0x16B_3748).expect("a version").to_string(), "generation 3 position 0/16B3748");
     }
 
     proptest! {

@@ -53,7 +53,7 @@ start() {
     [ -s "$PLUGINS/debezium-connector-$p/.stamp" ] || { "$BIN/fetch.sh" debezium; break; }
   done
   port_open "$BROKER_PORT" || die "no broker on $BOOTSTRAP: run kafka.sh start first"
-  port_open "$CONNECT_PORT" && die "port $CONNECT_PORT is taken by something else"
+  free_port "$CONNECT_PORT"
   local t0; t0=$(now_ms)
   write_conf
   launch connect "$JAVA" $CONNECT_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \

@@ -15,7 +15,7 @@ start() {
   already_up "$NODE" ready && { say "$NODE: already up on $ELASTICSEARCH_URL"; return; }
   use_java $(elasticsearch_java)
   [ -s "$DIR/.stamp" ] || "$BIN/fetch.sh" elasticsearch
-  port_open "$ELASTICSEARCH_PORT" && die "port $ELASTICSEARCH_PORT is taken by something else"
+  free_port "$ELASTICSEARCH_PORT"
   local t0; t0=$(now_ms)
   mkdir -p "$HOME_DIR/config" "$HOME_DIR/plugins"; ln -sfn "$DIR/modules" "$HOME_DIR/modules"
   cat >"$HOME_DIR/config/elasticsearch.yml" <<CONF
@@ -32,7 +32,7 @@ ${EXTRA:-}
 CONF
   launch "$NODE" "$JAVA" -Xms"$ELASTICSEARCH_HEAP" -Xmx"$ELASTICSEARCH_HEAP" -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError \
     -cp "$DIR/lib/*" local.LocalNode "$HOME_DIR"
-  wait_ready "$NODE" 90 ready
+  wait_ready "$NODE" 180 ready
   say "$NODE: ready on $ELASTICSEARCH_URL after $(( $(now_ms) - t0 )) ms"
 }
 case "${1:-}" in

@@ -97,6 +97,13 @@ elasticsearch_java() { case "$ELASTICSEARCH_VERSION" in [1-8].*) echo 17 21 ;; *
 # port_open PORT: does something listen on loopback?
 port_open() { (exec 3<>"/dev/tcp/$HOST/$1") 2>/dev/null; }
 
+# free_port PORT: fail when something listens there. A killed process that is no more may keep its sockets for a moment.
+free_port() {
+  local i
+  for ((i = 0; i < 50; i++)); do port_open "$1" || return 0; sleep 0.1; done
+  die "port $1 is taken by something else"
+}
+
 # alive NAME: is the process of NAME's pid file ours and still running?
 # The start time is stored beside the pid, so that a pid that the kernel has
 # since given to somebody else's process is never taken for ours.

@@ -5,14 +5,14 @@ set -euo pipefail
 . "$(dirname "$0")/env.sh"
 # One at a time: services that start together share jars and Maven's own cache. -o: see `need`.
 [ -n "${FETCH_LOCKED:-}" ] || FETCH_LOCKED=1 exec flock -o "$LAB/fetch.lock" "$0" "$@"
-MVN="mvn -q -B -ntp -Dstyle.color=never"
+maven() { mvn -q -B -ntp "$@" >"$LOGS/maven.log" 2>&1 || { tail -20 "$LOGS/maven.log" >&2; die "Maven could not download"; }; }
 
 done_already() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
 fetch_kafka() {
   done_already "$LIB/.stamp" "$KAFKA_VERSION" && { say "kafka $KAFKA_VERSION: present"; return; }
   rm -rf "$LIB"; mkdir -p "$LIB"
-  $MVN -f "$HERE/pom.xml" -Dkafka.version="$KAFKA_VERSION" \
+  maven -f "$HERE/pom.xml" -Dkafka.version="$KAFKA_VERSION" \
     dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$LIB"
   echo "$KAFKA_VERSION" >"$LIB/.stamp"
   say "kafka $KAFKA_VERSION: $(ls "$LIB"/*.jar | wc -l) jars, $(du -sh "$LIB" | cut -f1)"
@@ -25,7 +25,7 @@ fetch_debezium() {
     local dir="$PLUGINS/debezium-connector-$c"
     done_already "$dir/.stamp" "$want" && { say "debezium-$c $want: present"; continue; }
     mkdir -p "$dl"; rm -rf "$dir"
-    $MVN dependency:copy -Dartifact="io.debezium:debezium-connector-$c:$want:tar.gz:plugin" \
+    maven dependency:copy -Dartifact="io.debezium:debezium-connector-$c:$want:tar.gz:plugin" \
       -DoutputDirectory="$dl" -Dmdep.useBaseVersion=true
     tar -xzf "$dl/debezium-connector-$c-$want-plugin.tar.gz" -C "$PLUGINS"
     echo "$want" >"$dir/.stamp"
@@ -38,7 +38,7 @@ fetch_apicurio() {
   local want="$APICURIO_VERSION" dl="$LAB/downloads"; local dir="$LAB/apicurio-$want"
   done_already "$dir/.stamp" "$want" && { say "apicurio $want: present"; return; }
   mkdir -p "$dl"; rm -rf "$dir"; mkdir -p "$dir"
-  $MVN dependency:copy -Dartifact="io.apicurio:apicurio-registry-app:$want:tar.gz:all" \
+  maven dependency:copy -Dartifact="io.apicurio:apicurio-registry-app:$want:tar.gz:all" \
     -DoutputDirectory="$dl" -Dmdep.useBaseVersion=true
   tar -xzf "$dl/apicurio-registry-app-$want-all.tar.gz" -C "$dir"
   echo "$want" >"$dir/.stamp"
@@ -59,7 +59,7 @@ fetch_elasticsearch() {
 <dependency><groupId>org.elasticsearch.plugin</groupId><artifactId>transport-netty4</artifactId><version>$v</version></dependency>
 </dependencies></project>
 POM
-  $MVN -f "$dir/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir/lib"
+  maven -f "$dir/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir/lib"
   mv "$dir"/lib/netty-*.jar "$dir"/lib/transport-netty4-*.jar "$dir/modules/transport-netty4/"
   "$JAVA_HOME/bin/javac" -nowarn -d "$dir/classes" -cp "$dir/lib/*" "$HERE"/elasticsearch/local/*.java
   "$JAVA_HOME/bin/jar" --create --file "$dir/lib/local-node.jar" -C "$dir/classes" local/LocalNode.class

@@ -46,7 +46,7 @@ start() {
   use_java 17
   already_up kafka ready && { say "kafka: already up on $BOOTSTRAP"; return; }
   [ -s "$LIB/.stamp" ] || "$BIN/fetch.sh" kafka
-  port_open "$BROKER_PORT" && die "port $BROKER_PORT is taken by something else"
+  free_port "$BROKER_PORT"
   local t0; t0=$(now_ms)
   write_conf
   # meta.properties exists exactly when the folder has been formatted.

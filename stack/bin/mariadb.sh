@@ -15,7 +15,7 @@ replicating() { [ "$(client replica -e 'show replica status\G' | grep -cE 'Slave
 start_one() {   # start_one primary|replica PORT SERVER_ID [MORE LINES]
   local role=$1 port=$2 dir="$MDIR/$1"
   already_up "mariadb-$role" ready "$role" && { say "mariadb-$role: already up on $HOST:$port"; return; }
-  port_open "$port" && die "port $port is taken by something else"
+  free_port "$port"
   install -d -o mysql -g mysql -m 755 "$MDIR" "$dir"
   cat >"$dir/my.cnf" <<CONF
 [mariadbd]

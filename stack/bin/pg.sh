@@ -75,7 +75,7 @@ SQL
 
 start_primary() {
   up "$PGD" && return
-  port_open "$PG_PORT" && die "port $PG_PORT is taken by something else"
+  free_port "$PG_PORT"
   [ -f "$PGD/PG_VERSION" ] || create_primary
   ctl "$PGD" -l "$PGDIR/server.log" start || { tail -5 "$PGDIR/server.log" >&2; die "pg: the primary did not start"; }
   create_shop
@@ -83,7 +83,7 @@ start_primary() {
 
 start_replica() {
   up "$PG_REPLICA" && return
-  port_open "$PG_REPLICA_PORT" && die "port $PG_REPLICA_PORT is taken by something else"
+  free_port "$PG_REPLICA_PORT"
   if [ ! -f "$PG_REPLICA/PG_VERSION" ]; then
     as_pg "$PGBIN/pg_basebackup" -d "host=$HOST port=$PG_PORT user=postgres application_name=$(basename "$PG_REPLICA")" \
       -D "$PG_REPLICA" -R -X stream -c fast --no-sync

@@ -21,7 +21,7 @@ start() {
   need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
   mkdir -p "$DIR/mnesia" "$LOGS/$NODE"; environment
   already_up "$NODE" ready && { say "$NODE: already up on $HOST:$RABBITMQ_PORT"; return; }
-  port_open "$RABBITMQ_PORT" && die "port $RABBITMQ_PORT is taken by something else"
+  free_port "$RABBITMQ_PORT"
   local t0; t0=$(now_ms)
   echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange].' >"$DIR/enabled_plugins"
   cat >"$DIR/rabbitmq.conf" <<CONF
@@ -34,7 +34,7 @@ log.console = true
 log.console.level = warning
 CONF
   launch "$NODE" "$RABBIT/rabbitmq-server"
-  wait_ready "$NODE" 90 ready
+  wait_ready "$NODE" 180 ready
   local beam; beam=$(cat "$DIR/pid"); echo "$beam $(proc_start "$beam")" >"$RUN/$NODE.pid"   # the server itself, not the shell before it
   say "$NODE: ready on $HOST:$RABBITMQ_PORT after $(( $(now_ms) - t0 )) ms, version $("$RABBIT/rabbitmqctl" -q version)"
 }

@@ -13,7 +13,7 @@ start() {
   use_java 17
   already_up registry ready && { say "registry: already up on $REGISTRY_URL"; return; }
   [ -s "$DIR/.stamp" ] || "$BIN/fetch.sh" apicurio
-  port_open "$REGISTRY_PORT" && die "port $REGISTRY_PORT is taken by something else"
+  free_port "$REGISTRY_PORT"
   local t0 jar; t0=$(now_ms)
   for jar in "$DIR/quarkus-run.jar" "$DIR"/apicurio-registry-app-*-runner.jar; do [ -f "$jar" ] && break; done
   # Without these two Quarkus listens on 0.0.0.0 (3.x has a management port as well).

@@ -91,7 +91,7 @@ impl Namespace {
 
     /// Waits until the shared replica shows everything committed so far.
     pub async fn replica_caught_up(&self) -> Result<()> {
-        caught_up(&self.superuser_url(), &self.stack.replica_superuser(&self.name)).await
+        caught_up(&self.superuser_url(), &self.stack.replica_superuser("postgres")).await
     }
 
     /// The alias of a job's index, as [`Setup`](crate::Setup) configures it.

@@ -11,8 +11,13 @@ const NAME_BYTES: usize = PREFIX.len() + TIME_DIGITS + RANDOM_DIGITS;
 
 /// A name that nobody else has: 17 bytes of `[a-z0-9]`, the first a letter.
 pub(crate) fn unique_name() -> String {
+    name_of(now_s())
+}
+
+/// A name as one made at that second.
+fn name_of(created_s: u64) -> String {
     let random = RandomState::new().hash_one(());
-    format!("{PREFIX}{}{}", base36(now_s(), TIME_DIGITS), base36(random, RANDOM_DIGITS))
+    format!("{PREFIX}{}{}", base36(created_s, TIME_DIGITS), base36(random, RANDOM_DIGITS))
 }
 
 /// How long ago the thing was made whose name begins with a test's name; `None` when it is no test's.
@@ -41,6 +46,12 @@ fn base36(mut number: u64, digits: usize) -> String {
     text.into_iter().map(char::from).collect()
 }
 
+/// A name as a test of that long ago made it.
+#[cfg(test)]
+pub(crate) fn name_of_age(age: Duration) -> String {
+    name_of(now_s() - age.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,9 +63,9 @@ mod tests {
         for own in [name.clone(), format!("{name}-orders-1"), format!("{name}.orders")] {
             assert!(age(&own).is_some_and(|age| age < Duration::from_secs(5)), "{own}");
         }
-        let hour_ago = format!("{PREFIX}{}0000", base36(now_s() - 3600, TIME_DIGITS));
-        assert!(age(&hour_ago).is_some_and(|age| age >= Duration::from_secs(3600)));
-        for other in ["postgres", "t", "template0", "transaction", "pinion-sources", &format!("{name}x")] {
+        let hour = Duration::from_secs(3600);
+        assert!(age(&name_of_age(hour)).is_some_and(|age| age >= hour));
+        for other in ["postgres", "t", "template0", "transaction", "pintest", "pinion-sources", &format!("{name}x")] {
             assert_eq!(age(other), None, "{other}");
         }
     }

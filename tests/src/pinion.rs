@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::eventually;
 use crate::metrics::Metrics;
 use crate::naming::unique_name;
-use crate::script::signal;
+use crate::script::{freeze, signal};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -142,8 +142,8 @@ impl Worker {
     }
 
     /// Freezes the process; [`resume`](Self::resume) lets it go on.
-    pub fn pause(&self) -> Result<()> {
-        signal(self.pid()?, "STOP")
+    pub async fn pause(&self) -> Result<()> {
+        freeze(self.pid()?).await
     }
 
     /// Goes on after [`pause`](Self::pause).

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use crate::elastic::Elastic;
+use crate::eventually;
 use crate::naming::unique_name;
 use crate::rabbit::Rabbit;
-use crate::script::{free_port, lab, run, run_async, script, signal};
+use crate::script::{free_port, freeze, lab, run, run_async, script, signal};
 use crate::stack::stack;
 
 /// An Elasticsearch node of the test's own, of the same version as the shared one. Removed at the end.
@@ -61,12 +64,29 @@ impl PrivateRabbit {
         &self.rabbit
     }
 
-    /// The node's process: stop and start, kill, pause and resume.
+    /// The node's process: stop and start, kill, pause and resume. Before a kill see [`queues_on_disk`](Self::queues_on_disk).
     pub fn service(&self) -> &PrivateService {
         &self.service
     }
+
+    /// Waits until the broker has written down which quorum queues there are. RabbitMQ 3.10 does so within a second after a
+    /// queue is declared; killed before, it forgets the queue's messages, even confirmed ones.
+    pub async fn queues_on_disk(&self) -> Result<()> {
+        let node = format!("{}@localhost", self.service.node);
+        let folder = lab().join("data").join(&self.service.node).join("mnesia").join(&node).join("quorum").join(&node);
+        eventually("the quorum queues to be on disk", QUEUES_TIMEOUT, async || {
+            let tables = [std::fs::read(folder.join("names.dets"))?, std::fs::read(folder.join("meta.dets"))?];
+            // A queue's folder is called by the key under which both tables must know it.
+            let queues = std::fs::read_dir(&folder)?.flatten().filter(|entry| entry.path().is_dir());
+            let known = |key: &[u8]| tables.iter().all(|table| table.windows(key.len()).any(|bytes| bytes == key));
+            let all_known = queues.map(|entry| entry.file_name()).all(|key| known(key.as_encoded_bytes()));
+            Ok(all_known.then_some(()))
+        })
+        .await
+    }
 }
 
+const QUEUES_TIMEOUT: Duration = Duration::from_secs(10);
 const ELASTICSEARCH: &str = "elasticsearch";
 const RABBITMQ: &str = "rabbitmq";
 
@@ -106,8 +126,8 @@ impl PrivateService {
     }
 
     /// Freezes the server: it keeps its connections and answers nothing.
-    pub fn pause(&self) -> Result<()> {
-        signal(self.pid()?, "STOP")
+    pub async fn pause(&self) -> Result<()> {
+        freeze(self.pid()?).await
     }
 
     /// Goes on after [`pause`](Self::pause).

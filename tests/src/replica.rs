@@ -8,7 +8,7 @@ use crate::naming::unique_name;
 use crate::script::{free_port, lab, run, run_async, script};
 use crate::stack::{stack, superuser_url, worker_url};
 
-const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A second streaming replica of the shared primary, for tests that pause, stop or promote one. Removed at the end.
 pub struct PrivateReplica {
@@ -99,7 +99,8 @@ impl Drop for PrivateReplica {
     }
 }
 
-/// Waits until the replica behind `replica_superuser` shows everything committed on the primary so far.
+/// Waits until a replica shows everything committed on the primary so far. Superusers' connections; any database will do, as
+/// long as the replica has it already.
 pub(crate) async fn caught_up(primary_superuser: &str, replica_superuser: &str) -> Result<()> {
     let mut primary = PgConnection::connect(primary_superuser).await?;
     // The message lies after every commit so far, and its own commit makes sure that replay passes it.

@@ -4,8 +4,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::eventually;
 
 /// The repository's top folder.
 pub(crate) fn top() -> &'static Path {
@@ -41,6 +44,22 @@ pub(crate) async fn run_async(mut command: Command) -> Result<()> {
 /// Sends a signal such as `KILL` or `STOP`.
 pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     run(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()))
+}
+
+/// Stops a process without ending it, and returns once all of its threads stand still; `CONT` lets it go on.
+pub(crate) async fn freeze(pid: u32) -> Result<()> {
+    signal(pid, "STOP")?;
+    eventually("a process to stand still", Duration::from_secs(10), async || {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which stands in brackets and may hold any character.
+            if !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// A port P such that P and P + each of `offsets` are free, below the range that the system gives to clients.

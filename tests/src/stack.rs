@@ -1,11 +1,11 @@
-use std::process::Command;
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
 
 use crate::elastic::Elastic;
-use crate::script::{lab, run_async, top};
+use crate::script::{lab, run_async, script};
 use crate::sweep::sweep;
 
 /// The addresses of the shared services.
@@ -73,10 +73,10 @@ async fn start() -> Result<Stack> {
         primary_port: port("PG_PORT", 15432)?,
         replica_port: port("PG_REPLICA_PORT", 15433)?,
     };
-    // Two test processes must not start the same service at once; -o keeps the lock from the daemons.
-    std::fs::create_dir_all(lab())?;
-    let mut all = Command::new("flock");
-    all.arg("-o").arg(lab().join("tests.lock")).arg(top().join("stack/bin/all.sh")).args(["start", "rabbitmq", "pg"]);
+    // Two test processes must neither start the same service nor sweep at once.
+    let lock = lock().await?;
+    let mut all = script("all.sh", &[]);
+    all.args(["start", "rabbitmq", "pg"]);
     if given.is_none() {
         all.arg("elasticsearch");
     }
@@ -86,7 +86,15 @@ async fn start() -> Result<Stack> {
         .await
         .with_context(|| format!("no Elasticsearch on {}", stack.elasticsearch))?;
     sweep(&stack, Duration::from_secs(3600)).await.context("can't remove what earlier test runs left behind")?;
+    lock.unlock()?;
     Ok(stack)
+}
+
+/// The lock that every test process takes while it prepares.
+async fn lock() -> Result<File> {
+    std::fs::create_dir_all(lab())?;
+    let file = File::create(lab().join("tests.lock"))?;
+    tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await?.context("can't lock the stack")
 }
 
 fn port(variable: &str, default: u16) -> Result<u16> {

@@ -24,7 +24,7 @@ pub(crate) async fn sweep(stack: &Stack, age_min: Duration) -> Result<()> {
     let old = |name: &str| naming::age(name).is_some_and(|age| age >= age_min);
     remove_where(stack, old).await?;
     for node in names_in("data").into_iter().filter(|name| old(name)) {
-        PrivateService::leftover(node).map(drop);
+        drop(PrivateService::leftover(node));
     }
     for replica in names_in("pg").into_iter().filter(|name| old(name)) {
         drop(PrivateReplica::leftover(replica));
@@ -49,4 +49,36 @@ async fn remove_where(stack: &Stack, ours: impl Fn(&str) -> bool) -> Result<()> 
 fn names_in(folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(lab().join(folder)).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+
+    use super::*;
+    use crate::stack;
+
+    #[tokio::test]
+    async fn what_a_killed_run_left_behind_is_removed_and_what_is_in_use_stays() -> Result<()> {
+        let stack = stack().await?;
+        let elastic = Elastic::new(&stack.elasticsearch);
+        let (old, fresh) = (naming::name_of_age(Duration::from_secs(7200)), naming::unique_name());
+        let mut primary = PgConnection::connect(&stack.superuser("postgres")).await?;
+        for name in [&old, &fresh] {
+            sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut primary).await?;
+            elastic.ok(Method::PUT, &format!("/{name}-orders"), None).await?;
+            std::fs::create_dir_all(lab().join("data").join(format!("{name}-elasticsearch/data")))?;
+        }
+        sweep(stack, Duration::from_secs(3600)).await?;
+        for (name, stays) in [(&old, false), (&fresh, true)] {
+            let databases = "SELECT count(*) FROM pg_database WHERE datname = $1";
+            let databases: i64 = sqlx::query_scalar(databases).bind(name).fetch_one(&mut primary).await?;
+            assert_eq!(databases == 1, stays, "{name}");
+            let (status, _) = elastic.request(Method::GET, &format!("/{name}-orders"), None).await?;
+            assert_eq!(status == 200, stays, "{name}");
+            assert_eq!(names_in("data").contains(&format!("{name}-elasticsearch")), stays, "{name}");
+        }
+        drop(PrivateService::leftover(format!("{fresh}-elasticsearch")));
+        remove(stack, &fresh).await
+    }
 }

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn count(url: &str, table: &str) -> Result<i64> {
     let mut connection = PgConnection::connect(url).await?;
@@ -123,7 +123,7 @@ async fn a_private_elasticsearch_is_killed_frozen_and_keeps_its_documents() -> R
     node.service().start().await?;
     assert_eq!(elastic.count("orders").await?, 1);
 
-    node.service().pause()?;
+    node.service().pause().await?;
     let silent = tokio::time::timeout(Duration::from_millis(300), elastic.version()).await;
     assert!(silent.is_err(), "a frozen node answers nothing");
     node.service().resume()?;
@@ -140,6 +140,7 @@ async fn a_private_rabbit_keeps_its_messages_over_a_kill() -> Result<()> {
     let arguments = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
     rabbit.management(Method::PUT, "/queues/%2f/orders", Some(arguments)).await?;
     rabbit.publish("", "orders", &[b"one".to_vec()]).await?;
+    node.queues_on_disk().await?;
     node.service().kill()?;
     node.service().start().await?;
     let kept = async || Ok((rabbit.ready("orders").await? == 1).then_some(()));
@@ -156,6 +157,38 @@ async fn a_setup_renames_the_indexes_of_the_shop() -> Result<()> {
     assert!(toml.contains("on_lag = \"wait\""), "{toml}");
     let job = std::fs::read_to_string(setup.jobs.join("orders/job.toml"))?;
     ensure!(job.starts_with(&format!("index = \"{}-orders\"\n", namespace.name())), "{job}");
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn the_program_runs_commands_and_works_until_it_is_told_to_end() -> Result<()> {
+    let namespace = Namespace::shop(10).await?;
+    let pinion = Setup::shop(&namespace)?.write(&namespace)?;
+    let version = pinion.command(&["--version"]).await?.ok()?;
+    assert!(version.stdout.starts_with("pinion "), "{version:?}");
+    let unknown = pinion.command(&["no-such-command"]).await?;
+    assert_eq!(unknown.code, 2, "{unknown:?}");
+    assert!(unknown.ok().is_err());
+
+    pinion.command(&["apply"]).await?.ok()?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    assert!(worker.memory_peak_bytes()? > 1 << 20);
+    worker.pause().await?;
+    let silent = tokio::time::timeout(Duration::from_millis(300), worker.admin("/healthz")).await;
+    assert!(silent.is_err(), "a frozen worker answers nothing");
+    worker.resume()?;
+    let name = namespace.name();
+    namespace.rabbit().publish(name, "orders", &[br#"{"id":1,"job_name":"orders"}"#.to_vec()]).await?;
+    let indexed = async || Ok(namespace.elastic().get(&namespace.index("orders"), "1").await?);
+    let document = eventually("the order to be indexed", TIMEOUT, indexed).await?;
+    assert_eq!(document["_source"]["id"], json!(1));
+    assert!(worker.metrics().await?.text().contains("pinion_"));
+    assert_eq!(worker.terminate().await?, 0);
+
+    let worker = pinion.work(&[]).await?;
+    let pid = worker.pid()?;
+    worker.kill().await?;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     namespace.finish().await
 }
 

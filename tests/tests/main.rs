@@ -1,4 +1,16 @@
 //! The integration tests, one binary: they run side by side on the same services.
 
+mod apply;
+mod bad_input;
+mod check;
+mod client;
+mod dead;
+mod enqueue;
+mod explain;
 mod harness;
+mod init;
+mod main_job;
+mod operators;
+mod outages;
 mod postgres_types;
+mod shop;

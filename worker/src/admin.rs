@@ -49,9 +49,9 @@ impl Admin {
 /// # Errors
 /// The port is taken.
 pub async fn serve(admin: Admin, listen: SocketAddr) -> anyhow::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("the admin port {listen} can't be taken; give another one with --listen or [admin] listen"))?;
+    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| {
+        format!("the admin port {listen} can't be taken; give another one with --listen or [admin] listen")
+    })?;
     let address = listener.local_addr()?;
     let router = Router::new()
         .route("/healthz", get(healthz))

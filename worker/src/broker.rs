@@ -19,9 +19,8 @@ pub struct RabbitmqBroker {
 
 /// How to publish to the broker of `config`, under the given name.
 pub fn publisher_config(config: &Config, name: &str) -> PublisherConfig {
-    let publisher = PublisherConfig::new(config.rabbitmq.url.expose())
-        .namespace(config.names.clone())
-        .connection_name(name);
+    let publisher =
+        PublisherConfig::new(config.rabbitmq.url.expose()).namespace(config.names.clone()).connection_name(name);
     match &config.rabbitmq.ca_file {
         Some(ca_file) => publisher.ca_file(ca_file),
         None => publisher,

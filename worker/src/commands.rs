@@ -1,5 +1,16 @@
 //! The command line: one thin file a subcommand.
 
+mod apply;
+mod check;
+mod completions;
+mod dead;
+mod enqueue;
+mod explain;
+mod init;
+mod output;
+mod pause;
+mod plan;
+mod status;
 mod work;
 
 use std::path::PathBuf;
@@ -31,8 +42,9 @@ pub(crate) struct Global {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", env = "PINION_CONFIG", default_value = "pinion.toml")]
     config: PathBuf,
-    /// What is logged, to standard error: error, warn, info, debug, trace, or targets as in `info,lapin=debug`.
-    #[arg(long, global = true, value_name = "LEVEL", env = "PINION_LOG", default_value = "info")]
+    /// What is logged, to standard error: error, warn, info, debug, trace, or targets as in `info,lapin=debug`. The library
+    /// lapin is silent by default: what matters of it is told by whoever uses it.
+    #[arg(long, global = true, value_name = "LEVEL", env = "PINION_LOG", default_value = "info,lapin=off")]
     log: String,
     /// Print JSON, where a command prints something that a script may want.
     #[arg(long, global = true)]
@@ -49,6 +61,28 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make what is missing on the broker and in Elasticsearch, change what can be changed in place.
+    Apply(apply::Apply),
+    /// Check configuration, job folders, queries, rights, queues and indexes.
+    Check(check::Check),
+    /// Print a script that completes commands and options in a shell.
+    Completions(completions::Completions),
+    /// List, show, replay or drop dead letters: jobs that could not be done.
+    Dead(dead::Dead),
+    /// Send documents' ids to a job's queue.
+    Enqueue(enqueue::Enqueue),
+    /// Show why a document is as it is: the source's beside the index's.
+    Explain(explain::Explain),
+    /// Pause a job on all workers.
+    Pause(pause::Pause),
+    /// Write a configuration, and a job folder for a table, to begin with.
+    Init(init::Init),
+    /// Show what `apply` would do.
+    Plan(plan::Plan),
+    /// Let a paused job go on.
+    Resume(pause::Resume),
+    /// Show queues, workers, sources and dead letters at a glance.
+    Status(status::Status),
     /// Run the worker: take jobs, index documents, until SIGTERM.
     Work(work::Work),
 }
@@ -85,9 +119,22 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match command {
+            Command::Apply(apply) => apply.run(&global).await,
+            Command::Check(check) => check.run(&global).await,
+            Command::Completions(completions) => completions.run(),
+            Command::Dead(dead) => dead.run(&global).await,
+            Command::Enqueue(enqueue) => enqueue.run(&global).await,
+            Command::Explain(explain) => explain.run(&global).await,
+            Command::Pause(pause) => pause.run(&global).await,
+            Command::Init(init) => init.run(&global).await,
+            Command::Plan(plan) => plan.run(&global).await,
+            Command::Resume(resume) => resume.run(&global).await,
+            Command::Status(status) => status.run(&global).await,
             Command::Work(work) => work.run(&global).await,
         }
     });
+    // A read of standard input that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::from(FOUND),

@@ -311,9 +311,7 @@ impl Config {
             ("elasticsearch.bulk_s_max", elasticsearch.bulk_s_max, 1, 600),
         ];
         match bounds.iter().find(|(_, value, least, most)| value < least || value > most) {
-            Some((key, value, least, most)) => {
-                Err(format!("{key}: {value} is out of bounds; give {least} to {most}"))
-            }
+            Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }
     }
@@ -333,8 +331,7 @@ fn check_shape(text: &str) -> Result<(), String> {
         Ok(_) => return Ok(()),
         Err(error) => error,
     };
-    let value_is_placeholder =
-        error.span().and_then(|span| text.get(span)).is_some_and(|value| value.contains("${"));
+    let value_is_placeholder = error.span().and_then(|span| text.get(span)).is_some_and(|value| value.contains("${"));
     if value_is_placeholder { Ok(()) } else { Err(describe(text, &error)) }
 }
 

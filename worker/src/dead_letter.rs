@@ -32,7 +32,8 @@ pub struct DeadLetter {
     pub last_at: u64,
     /// The worker that gave it up last.
     pub worker: String,
-    /// The message's body in base64.
+    /// The message's body in base64. Lists leave it out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Set while it is being replayed.
     #[serde(default)]

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use elasticsearch::auth::Credentials;
 use elasticsearch::cert::{Certificate, CertificateValidation};
+pub use elasticsearch::http::Method;
 use elasticsearch::http::headers::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
-pub use elasticsearch::http::Method;
 use serde_json::Value;
 use url::Url;
 
@@ -83,6 +83,14 @@ impl Elasticsearch {
         self.send(method, path, body, "application/json", REQUEST_TIMEOUT).await
     }
 
+    /// Sends a request whose body is NDJSON, as bulk requests are; any status is an answer.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub async fn lines(&self, path: &str, body: Bytes) -> Result<Answer, Fault> {
+        self.send(Method::Post, path, Some(body), "application/x-ndjson", REQUEST_TIMEOUT).await
+    }
+
     /// Tries each node at most once, beginning with the next one that is not resting. Only a request
     /// that did not reach its node is sent to another one.
     async fn send(
@@ -98,10 +106,8 @@ impl Elasticsearch {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut reason = String::new();
         for node in self.turn() {
-            let sent = node
-                .transport
-                .send(method, path, headers.clone(), None::<&()>, body.clone(), Some(timeout))
-                .await;
+            let sent =
+                node.transport.send(method, path, headers.clone(), None::<&()>, body.clone(), Some(timeout)).await;
             let received = match sent {
                 Ok(response) => {
                     let status = response.status_code().as_u16();
@@ -128,7 +134,8 @@ impl Elasticsearch {
 
     fn turn(&self) -> Vec<&Node> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut nodes: Vec<&Node> = (0..self.nodes.len()).map(|step| &self.nodes[(first + step) % self.nodes.len()]).collect();
+        let mut nodes: Vec<&Node> =
+            (0..self.nodes.len()).map(|step| &self.nodes[(first + step) % self.nodes.len()]).collect();
         let now = Instant::now();
         nodes.sort_by_key(|node| node.is_resting(now));
         nodes
@@ -186,8 +193,7 @@ impl Index for Elasticsearch {
     fn bulk<'a>(&'a self, index: &'a str, body: Bytes, actions: usize) -> Future_<'a, BulkAnswer> {
         Box::pin(async move {
             let path = format!("/{index}/_bulk");
-            let answer =
-                self.send(Method::Post, &path, Some(body), "application/x-ndjson", self.bulk_timeout).await?;
+            let answer = self.send(Method::Post, &path, Some(body), "application/x-ndjson", self.bulk_timeout).await?;
             if answer.status == 200 {
                 answer::items(&answer.body, actions)
             } else {

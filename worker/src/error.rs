@@ -56,6 +56,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What was seen, without who is at fault.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Away { reason, .. } | Self::Again { reason, .. } | Self::Job(reason) | Self::Documents(reason) => {
+                reason
+            }
+        }
+    }
+
     /// The short word that labels this fault in metrics.
     pub fn label(&self) -> &'static str {
         match self {

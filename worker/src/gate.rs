@@ -13,8 +13,7 @@ use crate::error::Service;
 use crate::retry::Backoff;
 
 /// Asks a server whether it is there; the error says why not.
-pub type Probe =
-    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+pub type Probe = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
 /// One server's gate. Cheap to clone; clones are the same gate.
 #[derive(Clone)]

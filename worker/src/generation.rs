@@ -153,9 +153,8 @@ impl Generations {
 
     async fn load(&self) -> Result<Option<(SourceState, (u64, u64))>, Fault> {
         let Some(document) = self.index.state(&self.state_index, &self.source).await? else { return Ok(None) };
-        let state = serde_json::from_value(document.source).map_err(|error| {
-            self.refusal(&format!("its document in {} can't be read: {error}", self.state_index))
-        })?;
+        let state = serde_json::from_value(document.source)
+            .map_err(|error| self.refusal(&format!("its document in {} can't be read: {error}", self.state_index)))?;
         Ok(Some((state, document.seq_no)))
     }
 
@@ -180,11 +179,10 @@ impl SourceState {
         if self.identity != position.identity {
             self.earlier.push(self.identity);
         }
-        Self {
-            generation: self.generation + 1,
-            identity: position.identity,
-            mark: 0,
-            earlier: self.earlier,
-        }
+        Self { generation: self.generation + 1, identity: position.identity, mark: 0, earlier: self.earlier }
     }
 }
+
+#[cfg(test)]
+#[path = "generation_tests.rs"]
+mod tests;

@@ -1,11 +1,24 @@
 //! What can be done with Pinion: one API behind the commands, the console and the tests.
 
+pub mod apply;
+pub mod check;
+pub mod dead;
+pub mod enqueue;
+pub mod explain;
+pub mod heartbeat;
+pub mod indexes;
+pub mod init;
+pub mod pause;
+pub mod plan;
+mod state;
+pub mod status;
+pub mod topology;
 pub mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pinion_schemas::{LoadedJob, StateIndex, load_jobs};
+use pinion_schemas::{JobDefinition, LoadedJob, StateIndex, load_jobs};
 
 use crate::config::{Config, SourceKind};
 use crate::elasticsearch::Elasticsearch;
@@ -41,8 +54,59 @@ impl Context {
         Ok(Self { config, elasticsearch: Arc::new(elasticsearch), sources, jobs })
     }
 
+    /// The jobs that can be read.
+    pub fn definitions(&self) -> impl Iterator<Item = &JobDefinition> {
+        self.jobs.iter().filter_map(|job| job.definition.as_ref())
+    }
+
+    /// The job of this name, good or broken.
+    ///
+    /// # Errors
+    /// There is none; the text names those that there are.
+    pub fn job(&self, name: &str) -> anyhow::Result<&LoadedJob> {
+        self.jobs.iter().find(|job| job.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.jobs.iter().map(|job| job.name.as_str()).collect();
+            let known = if known.is_empty() { "no jobs".to_owned() } else { known.join(", ") };
+            anyhow::anyhow!("no job is called {name}; {} has {known}", self.config.schemas.display())
+        })
+    }
+
+    /// The definition of the job of this name.
+    ///
+    /// # Errors
+    /// There is no such job, or its files are wrong; the text says where.
+    pub fn definition(&self, name: &str) -> anyhow::Result<&JobDefinition> {
+        let job = self.job(name)?;
+        job.definition.as_ref().ok_or_else(|| {
+            let findings: Vec<String> = job.findings.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("the job {name} can't be used:\n{}", findings.join("\n"))
+        })
+    }
+
+    /// The database that a job is read from.
+    ///
+    /// # Errors
+    /// The configuration has no such source.
+    pub fn source(&self, job: &JobDefinition) -> anyhow::Result<&Arc<Postgres>> {
+        self.sources.get(&job.source).ok_or_else(|| {
+            anyhow::anyhow!(
+                "the job {} names the source {}, but {} has no [sources.{}]",
+                job.name,
+                job.source,
+                self.config.file.display(),
+                job.source
+            )
+        })
+    }
+
     /// The name of one of Pinion's own indexes.
     pub fn state_index(&self, kind: StateIndex) -> String {
         self.config.names.state_index(kind)
     }
+}
+
+/// The name of this host, for people.
+fn host() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if host.trim().is_empty() { "unknown-host".to_owned() } else { host.trim().to_owned() }
 }

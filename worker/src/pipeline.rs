@@ -73,7 +73,11 @@ async fn run(batch: Batch, place: Place, broken: mpsc::Sender<Broken>) {
         let rest = way(batch).await.unwrap_or_else(|failed| Rest { unread: None, failed: Some(failed) });
         drop(held);
         waiting.extend(rest.unread);
-        let Some(Failed { batch, fault }) = rest.failed else { continue };
+        let Some(Failed { batch, fault }) = rest.failed else {
+            job.set_hindrance(None);
+            continue;
+        };
+        job.set_hindrance(Some(fault.to_string()));
         job.meters.all.retries.get_or_create(&verdict_label(job.name(), fault.label())).inc();
         match fault {
             Fault::Away { service, reason } => {

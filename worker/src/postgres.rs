@@ -2,30 +2,31 @@
 
 pub mod fault;
 pub mod json;
+pub mod operator;
+mod reading;
 pub mod statement;
 
-use std::collections::HashMap;
 use std::str::FromStr as _;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
-use pinion_schemas::{Id, JobDefinition, KeyType, Lsn};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow, PgSslMode, Postgres as Dialect};
-use sqlx::{AssertSqlSafe, Row as _, Transaction};
+use pinion_schemas::Lsn;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres as Dialect};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, Transaction};
 
 use self::fault::{of_primary, of_reading};
-use self::statement::Statement;
+use self::reading::{PostgresReading, Statements};
 use crate::config::{self, FenceAt, OnLag};
 use crate::error::{Fault, Service};
-use crate::pipeline::build::{Builder, Room};
 use crate::ports::{Database, Future_, Identity, Position, Reading};
 
 /// How long a question to the primary may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// A replica that was too late is first only looked at for this long.
-const GLANCE: Duration = Duration::from_millis(20);
+/// A replica that was too late, or away, is tried by one batch in this time.
+const LATE_TRY_EVERY: Duration = Duration::from_millis(500);
+/// And no longer than this.
+const GLANCE: Duration = Duration::from_millis(250);
 /// Replay that stands still for this long, though the log is there, waits for the rest of a record
 /// that begins at a page's end; any new record moves it.
 const STALL: Duration = Duration::from_millis(20);
@@ -43,22 +44,20 @@ pub struct Postgres {
     statements: Statements,
 }
 
-/// The prepared shape of each job's query; forgotten when the database says that it has changed.
-type Statements = Arc<Mutex<HashMap<String, Arc<Statement>>>>;
-
 struct Server {
     /// Host and port, as operators see it.
     name: String,
     pool: PgPool,
-    /// Set when it was too late; then it is only glanced at.
-    late: AtomicBool,
+    /// When it was last tried, since it was too late or away; `None`: it is in time.
+    late: Mutex<Option<Instant>>,
 }
 
 impl Server {
     fn new(url: &config::Secret, source: &config::Source, connections: u32) -> Result<Self, String> {
         let mut options = PgConnectOptions::from_str(url.expose())
             .map_err(|_| "not a PostgreSQL address such as postgres://user:password@host:5432/database".to_owned())?
-            .application_name("pinion");
+            .application_name("pinion")
+            .disable_statement_logging();
         if let Some(ca_file) = &source.ca_file {
             options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
         }
@@ -69,7 +68,24 @@ impl Server {
             // A dead connection shows itself at BEGIN, which is tried again.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { name, pool, late: AtomicBool::new(false) })
+        Ok(Self { name, pool, late: Mutex::new(None) })
+    }
+
+    /// How long a batch may try it now; `None`: somebody else just did, in vain.
+    fn patience(&self, lag: Duration) -> Option<Duration> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        match *late {
+            None => Some(lag),
+            Some(tried) if tried.elapsed() < LATE_TRY_EVERY => None,
+            Some(_) => {
+                *late = Some(Instant::now());
+                Some(GLANCE.min(lag))
+            }
+        }
+    }
+
+    fn set_late(&self, late: bool) {
+        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = late.then(Instant::now);
     }
 }
 
@@ -183,9 +199,16 @@ impl Postgres {
         let mut reasons = Vec::new();
         for step in 0..self.replicas.len() {
             let replica = &self.replicas[(first + step) % self.replicas.len()];
-            match self.open_on_replica(replica, fence).await {
-                Ok(reading) => return Ok(reading),
-                Err(fault) => reasons.push(fault.to_string()),
+            let Some(patience) = replica.patience(self.lag) else {
+                reasons.push(format!("{} was too late or away just now", replica.name));
+                continue;
+            };
+            let opened = tokio::time::timeout(patience + GLANCE, self.open_on_replica(replica, fence, patience)).await;
+            replica.set_late(!matches!(opened, Ok(Ok(_))));
+            match opened {
+                Ok(Ok(reading)) => return Ok(reading),
+                Ok(Err(fault)) => reasons.push(fault.to_string()),
+                Err(_) => reasons.push(format!("{} does not answer in time", replica.name)),
             }
         }
         match self.on_lag {
@@ -204,8 +227,12 @@ impl Postgres {
 
     /// Waits until the replica has replayed up to the fence. The position that it then gives is read before
     /// the rows, by a statement of its own, so that the rows are at least that new.
-    async fn open_on_replica(&self, replica: &Server, fence: Position) -> Result<PostgresReading, Fault> {
-        let patience = if replica.late.load(Ordering::Relaxed) { GLANCE.min(self.lag) } else { self.lag };
+    async fn open_on_replica(
+        &self,
+        replica: &Server,
+        fence: Position,
+        patience: Duration,
+    ) -> Result<PostgresReading, Fault> {
         let deadline = Instant::now() + patience;
         let mut transaction = self.begin(replica).await?;
         let mut pause = Duration::from_micros(500);
@@ -216,12 +243,10 @@ impl Postgres {
             self.check_standing(replica, &standing, fence)?;
             let same_history = standing.identity == fence.identity;
             if same_history && standing.replayed >= fence.at {
-                replica.late.store(false, Ordering::Relaxed);
                 return Ok(self.reading(transaction, replica, standing.replayed));
             }
             let now = Instant::now();
             if now >= deadline {
-                replica.late.store(true, Ordering::Relaxed);
                 return Err(self.again(lateness(replica, &standing, fence)));
             }
             if standing.replayed > moved.0 {
@@ -235,7 +260,11 @@ impl Postgres {
         }
     }
 
-    async fn standing(&self, transaction: &mut Transaction<'static, Dialect>, replica: &Server) -> Result<Standing, Fault> {
+    async fn standing(
+        &self,
+        transaction: &mut Transaction<'static, Dialect>,
+        replica: &Server,
+    ) -> Result<Standing, Fault> {
         let asked = sqlx::query(
             "SELECT pg_is_in_recovery(), system_identifier, \
              coalesce((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint())), \
@@ -310,107 +339,6 @@ impl Database for Postgres {
                 Ok(_) => Ok(()),
                 Err(Fault::Away { reason, .. }) => Err(reason),
                 Err(fault) => Err(fault.to_string()),
-            }
-        })
-    }
-}
-
-struct PostgresReading {
-    transaction: Transaction<'static, Dialect>,
-    position: u64,
-    source: String,
-    server: String,
-    statements: Statements,
-}
-
-impl PostgresReading {
-    async fn read(&mut self, job: &JobDefinition, ids: &[Id], builder: &mut Builder) -> Result<(), Fault> {
-        let statement = self.statement(job).await?;
-        let sql = AssertSqlSafe(statement.sql.clone());
-        let query = match job.key {
-            KeyType::Bigint => sqlx::query(sql).bind(integers(ids)),
-            KeyType::Uuid => sqlx::query(sql).bind(uuids(ids)),
-            KeyType::Text => sqlx::query(sql).bind(texts(ids)),
-        };
-        let mut rows = query.fetch(&mut *self.transaction);
-        let mut checked = false;
-        while let Some(row) = rows.next().await {
-            let row: PgRow = match row {
-                Ok(row) => row,
-                Err(error) => {
-                    if fault::is_stale_plan(&error) {
-                        forget(&self.statements, &job.name);
-                    }
-                    return Err(of_reading(&self.source, &self.server, &error));
-                }
-            };
-            // All rows of an answer have the same columns.
-            if !checked && !statement.fits(&row) {
-                forget(&self.statements, &job.name);
-                let service = Service::Source(self.source.clone());
-                return Err(Fault::Again { service, reason: "the columns of the query have changed".to_owned() });
-            }
-            checked = true;
-            let room = builder.push(&statement.plan, &statement.record(&row, job.key));
-            if room.map_err(|defect| Fault::Job(format!("document.sql: {defect}")))? == Room::Full {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn statement(&mut self, job: &JobDefinition) -> Result<Arc<Statement>, Fault> {
-        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(&job.name).cloned();
-        if let Some(statement) = known {
-            return Ok(statement);
-        }
-        let statement = Statement::prepare(&mut self.transaction, job)
-            .await
-            .map_err(|error| error.into_fault(&self.source, &self.server))?;
-        let statement = Arc::new(statement);
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        statements.insert(job.name.clone(), statement.clone());
-        Ok(statement)
-    }
-}
-
-fn forget(statements: &Statements, job: &str) {
-    statements.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
-}
-
-// An id of another type than the job's key can't get here: the source makes ids by the key's type.
-
-fn integers(ids: &[Id]) -> Vec<i64> {
-    ids.iter().filter_map(|id| if let Id::Int(number) = id { Some(*number) } else { None }).collect()
-}
-
-fn uuids(ids: &[Id]) -> Vec<uuid::Uuid> {
-    ids.iter().filter_map(|id| if let Id::Uuid(uuid) = id { Some(*uuid) } else { None }).collect()
-}
-
-fn texts(ids: &[Id]) -> Vec<String> {
-    ids.iter().filter_map(|id| if let Id::Text(text) = id { Some(text.to_string()) } else { None }).collect()
-}
-
-impl Reading for PostgresReading {
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn rows<'a>(
-        &'a mut self,
-        job: &'a JobDefinition,
-        ids: &'a [Id],
-        builder: &'a mut Builder,
-    ) -> Future_<'a, Result<(), Fault>> {
-        Box::pin(self.read(job, ids, builder))
-    }
-
-    fn finish(self: Box<Self>) -> Future_<'static, ()> {
-        Box::pin(async move {
-            // Nothing was written; a failed commit means a dead connection, which the pool notices.
-            if let Err(error) = self.transaction.commit().await {
-                tracing::debug!(%error, server = self.server, "the reading did not end in order");
             }
         })
     }

@@ -84,8 +84,7 @@ mod tests {
 
     #[test]
     fn names_what_is_missing() {
-        let mut table: toml::Table =
-            toml::from_str("[rabbitmq]\nurl = 'amqp://${PINION_NOT_SET}'").expect("toml");
+        let mut table: toml::Table = toml::from_str("[rabbitmq]\nurl = 'amqp://${PINION_NOT_SET}'").expect("toml");
         let problem = substitute(&mut table, Path::new("")).expect_err("not set");
         assert_eq!(problem, "rabbitmq.url: the environment variable PINION_NOT_SET is not set");
     }

@@ -75,9 +75,10 @@ impl Returns {
         self.markers += 1;
         let covered = std::mem::take(&mut self.covered);
         let queue_was_empty = covered.iter().any(|answer| answer.carried == Carried::Nothing);
-        let (released, mut held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(|(number, marker)| {
-            self.returned.contains(number) || queue_was_empty && marker + 2 <= self.markers
-        });
+        let (released, mut held): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(|(number, marker)| {
+                self.returned.contains(number) || queue_was_empty && marker + 2 <= self.markers
+            });
         let mut sure: Vec<u64> = numbers(released).collect();
         for Answer { number, carried } in covered {
             match (number, carried) {

@@ -1,17 +1,19 @@
 //! One channel's life: publishes, takes the confirms, and tells who is meant by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Connection, ErrorKind, Event};
+use lapin::{Channel, Connection, ErrorKind, Event};
+use tokio::time::Instant;
 
 use crate::error::PublishError;
+use crate::publisher::message::{Message, Outgoing};
 use crate::publisher::returns::{Returns, Settled};
-use crate::publisher::supervisor::{Link, Message, Outgoing, Supervisor};
+use crate::publisher::supervisor::{Link, Supervisor, sleep_to};
 
 const COMMANDS_AT_ONCE: usize = 256;
 
@@ -38,9 +40,16 @@ pub(super) struct Session<'a> {
 
 /// What one of the futures of a session has come to.
 enum Step {
-    Answered(u64, lapin::Result<Confirmation>),
+    Answered(u64, lapin::Result<Confirm>),
     /// Everything that was ready before this was pushed has been seen: see [`Returns`].
     Marker,
+}
+
+/// The broker's answer.
+struct Confirm {
+    taken: bool,
+    /// The number of the returned message that lapin has put to it: see [`Returns`].
+    returned: Option<u64>,
 }
 
 impl<'a> Session<'a> {
@@ -50,7 +59,9 @@ impl<'a> Session<'a> {
             Ok(channel) => Arc::new(channel),
             Err(error) => return End::ConnectionLost(error.to_string()),
         };
-        supervisor.link.send_replace(Link::Up);
+        if !connection.status().blocked() {
+            supervisor.link.send_replace(Link::Up);
+        }
         let mut session = Session {
             supervisor,
             connection,
@@ -68,18 +79,25 @@ impl<'a> Session<'a> {
         let mut steps = FuturesUnordered::new();
         let mut events = std::pin::pin!(self.connection.events_listener());
         let mut commands = Vec::with_capacity(COMMANDS_AT_ONCE);
+        // When the oldest message's time is over. It is set anew when it is reached, not with every message.
+        let mut expiry = std::pin::pin!(sleep_to(None));
+        let mut expiry_set = false;
         loop {
             while let Some((number, message)) = self.next_to_publish() {
                 steps.push(step(Some((self.channel.clone(), message, number))));
             }
-            if self.supervisor.finished() && self.unsettled.is_empty() {
+            if self.supervisor.finished() && self.unsettled.values().all(Outgoing::is_over) {
                 return None;
+            }
+            if !expiry_set && let Some(deadline) = self.oldest_deadline() {
+                expiry.set(sleep_to(Some(deadline)));
+                expiry_set = true;
             }
             let closing = self.supervisor.closing;
             tokio::select! {
                 Some(step_done) = steps.next(), if !steps.is_empty() => match step_done {
-                    Step::Answered(number, Ok(confirmation)) => {
-                        if self.answered(number, confirmation) {
+                    Step::Answered(number, Ok(confirm)) => {
+                        if self.answered(number, confirm) {
                             steps.push(step(None));
                         }
                     }
@@ -105,19 +123,19 @@ impl<'a> Session<'a> {
                         return Some(error);
                     }
                 }
+                () = &mut expiry, if expiry_set => {
+                    self.expire();
+                    expiry_set = false;
+                }
             }
         }
     }
 
-    /// The next message that may be published, under its number. Those whose senders have given up are dropped.
+    /// The next message that may be published, under its number.
     fn next_to_publish(&mut self) -> Option<(u64, Arc<Message>)> {
-        loop {
-            if self.supervisor.suspects > 0 && !self.unsettled.is_empty() {
-                return None;
-            }
-            let outgoing = self.supervisor.waiting.pop_front()?;
-            self.supervisor.suspects = self.supervisor.suspects.saturating_sub(1);
-            if !outgoing.answer.is_closed() {
+        while self.supervisor.suspects == 0 || self.unsettled.is_empty() {
+            let outgoing = self.supervisor.take_waiting()?;
+            if !outgoing.is_over() {
                 let number = self.next_number;
                 self.next_number += 1;
                 let message = outgoing.message.clone();
@@ -125,33 +143,49 @@ impl<'a> Session<'a> {
                 return Some((number, message));
             }
         }
+        None
+    }
+
+    /// The deadline of the oldest message that has no answer.
+    fn oldest_deadline(&self) -> Option<Instant> {
+        self.unsettled.values().chain(&self.supervisor.waiting).find_map(Outgoing::deadline)
+    }
+
+    /// Answers the messages whose time is over. The published ones stay unsettled, and keep their room: the broker has them, or not.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let too_late = self.supervisor.too_late();
+        for outgoing in self.unsettled.values_mut() {
+            match outgoing.deadline() {
+                None => {}
+                Some(deadline) if deadline <= now => outgoing.answer(Err(too_late.clone())),
+                // The younger ones' time is over later.
+                Some(_) => break,
+            }
+        }
+        self.supervisor.expire_waiting();
     }
 
     /// Takes a confirm; true if a marker is wanted.
-    fn answered(&mut self, number: u64, confirmation: Confirmation) -> bool {
-        match confirmation {
-            Confirmation::Ack(returned) => self.returns.answered(Some(number), returned.and_then(|message| number_of(&message))),
-            Confirmation::Nack(returned) => {
-                if let Some(outgoing) = self.unsettled.remove(&number) {
-                    outgoing.settle(Err(PublishError::Rejected));
-                }
-                self.returns.answered(None, returned.and_then(|message| number_of(&message)))
-            }
-            Confirmation::NotRequested => unreachable!("the channel was put into confirm mode"),
+    fn answered(&mut self, number: u64, confirm: Confirm) -> bool {
+        if confirm.taken {
+            return self.returns.answered(Some(number), confirm.returned);
         }
+        if let Some(mut outgoing) = self.unsettled.remove(&number) {
+            outgoing.answer(Err(PublishError::Rejected));
+        }
+        self.returns.answered(None, confirm.returned)
     }
 
     fn settle(&mut self, settled: Vec<(u64, Settled)>) {
         for (number, outcome) in settled {
-            let Some(outgoing) = self.unsettled.remove(&number) else { continue };
-            let outcome = match outcome {
-                Settled::Taken => Ok(()),
-                Settled::Returned => Err(PublishError::Unroutable {
-                    exchange: outgoing.message.exchange.to_string(),
-                    routing_key: outgoing.message.routing_key.to_string(),
-                }),
-            };
-            outgoing.settle(outcome);
+            if let Some(mut outgoing) = self.unsettled.remove(&number) {
+                let outcome = match outcome {
+                    Settled::Taken => Ok(()),
+                    Settled::Returned => Err(outgoing.message.unroutable()),
+                };
+                outgoing.answer(outcome);
+            }
         }
     }
 
@@ -176,20 +210,20 @@ impl<'a> Session<'a> {
     fn give_back(mut self, ended: Option<lapin::Error>) -> End {
         let Some(error) = ended else { return End::Finished };
         let channel_only = self.connection.status().connected() && !error.is_amqp_hard_error();
-        if channel_only && self.unsettled.len() == 1
+        if channel_only
+            && self.unsettled.len() == 1
             && let ErrorKind::ProtocolError(objection) = error.kind()
-            && let Some((_, outgoing)) = self.unsettled.pop_first()
+            && let Some((_, mut outgoing)) = self.unsettled.pop_first()
         {
             let outcome = objection_to(&outgoing.message, objection);
-            outgoing.settle(Err(outcome));
+            outgoing.answer(Err(outcome));
         }
+        let mut again: VecDeque<Outgoing> = std::mem::take(&mut self.unsettled).into_values().collect();
+        again.retain(|outgoing| !outgoing.is_over());
         // Published one at a time, the one that the broker objects to will show.
-        if channel_only {
-            self.supervisor.suspects = self.unsettled.len();
-        }
-        for (_, outgoing) in std::mem::take(&mut self.unsettled).into_iter().rev() {
-            self.supervisor.waiting.push_front(outgoing);
-        }
+        self.supervisor.suspects = if channel_only { again.len() } else { 0 };
+        again.append(&mut self.supervisor.waiting);
+        self.supervisor.waiting = again;
         if channel_only { End::ChannelClosed } else { End::ConnectionLost(error.to_string()) }
     }
 }
@@ -206,11 +240,12 @@ async fn step(work: Option<(Arc<Channel>, Arc<Message>, u64)>) -> Step {
     Step::Answered(number, publish(&channel, &message, number).await)
 }
 
-async fn publish(channel: &Channel, message: &Message, number: u64) -> lapin::Result<Confirmation> {
-    let properties = message.properties.clone().with_correlation_id(number.to_string().into());
+async fn publish(channel: &Channel, message: &Message, number: u64) -> lapin::Result<Confirm> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
-    channel.basic_publish(exchange, routing_key, options, &message.body, properties).await?.await
+    let confirm = channel.basic_publish(exchange, routing_key, options, &message.body, message.properties(number));
+    let confirmation = confirm.await?.await?;
+    Ok(Confirm { taken: confirmation.is_ack(), returned: confirmation.take_message().as_ref().and_then(number_of) })
 }
 
 /// The number of a message that the broker returned.
@@ -221,10 +256,7 @@ fn number_of(returned: &BasicReturnMessage) -> Option<u64> {
 fn objection_to(message: &Message, objection: &lapin::protocol::AMQPError) -> PublishError {
     const NOT_FOUND: u16 = 404;
     match objection.get_id() {
-        NOT_FOUND => PublishError::Unroutable {
-            exchange: message.exchange.to_string(),
-            routing_key: message.routing_key.to_string(),
-        },
+        NOT_FOUND => message.unroutable(),
         code => PublishError::Refused { code, text: objection.get_message().to_string() },
     }
 }

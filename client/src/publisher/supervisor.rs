@@ -4,51 +4,27 @@ use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::types::ShortString;
-use lapin::{BasicProperties, Connection};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use lapin::Connection;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::connection::{ConnectError, connect};
 use crate::error::PublishError;
+use crate::publisher::message::Outgoing;
 use crate::publisher::session::{End, Session};
 
 const RECONNECT_MS_MIN: u64 = 100;
 const RECONNECT_MS_MAX: u64 = 5_000;
 
-/// How to connect.
+/// How to connect, and how long a message may take.
 pub(super) struct Broker {
     pub(super) url: String,
     pub(super) name: String,
     pub(super) ca_file: Option<PathBuf>,
-}
-
-/// What a message is, but for the number that it gets when it is published.
-pub(super) struct Message {
-    pub(super) exchange: ShortString,
-    pub(super) routing_key: ShortString,
-    pub(super) properties: BasicProperties,
-    pub(super) body: Vec<u8>,
-}
-
-/// A message on its way, with the one who waits for it. Whoever gave up has dropped the other end of `answer`.
-pub(super) struct Outgoing {
-    pub(super) message: Arc<Message>,
-    pub(super) answer: oneshot::Sender<Result<(), PublishError>>,
-    /// Held until the message is settled.
-    pub(super) _room: [OwnedSemaphorePermit; 2],
-}
-
-impl Outgoing {
-    /// Says what became of the message. Nobody may be waiting any more, which is all the same.
-    pub(super) fn settle(self, outcome: Result<(), PublishError>) {
-        if self.answer.send(outcome).is_err() {
-            debug!("a message was settled after its sender had given up");
-        }
-    }
+    pub(super) confirm_timeout_ms: u64,
 }
 
 /// From the handles to the supervisor.
@@ -65,12 +41,22 @@ pub(super) enum Link {
     Down(String),
 }
 
+impl Link {
+    /// What it means that a message's time is over.
+    pub(super) fn too_late(&self, waited_ms: u64) -> PublishError {
+        match self {
+            Link::Up => PublishError::TimedOut { waited_ms },
+            Link::Down(reason) => PublishError::Unavailable { waited_ms, reason: reason.clone() },
+        }
+    }
+}
+
 /// The task's state.
 pub(super) struct Supervisor {
     broker: Broker,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) link: watch::Sender<Link>,
-    /// What is not published, the oldest first. As long as the handles have room.
+    /// What is not published, the oldest first. As long as there is room.
     pub(super) waiting: VecDeque<Outgoing>,
     /// So many of the first in `waiting` are published one at a time: one of them made the broker close the channel.
     pub(super) suspects: usize,
@@ -83,7 +69,7 @@ impl Supervisor {
         Supervisor { broker, commands, link, waiting: VecDeque::new(), suspects: 0, closing: false }
     }
 
-    /// Runs until the publisher is closed, or all its handles are gone, and nothing is outstanding.
+    /// Runs until the publisher is closed, or all its handles are gone, and everything is answered.
     pub(super) async fn run(mut self, mut connection: Connection) {
         loop {
             match Session::run(&mut self, &connection).await {
@@ -109,7 +95,7 @@ impl Supervisor {
     async fn reconnect(&mut self, reason: String) -> Option<Connection> {
         let mut pause_ms = RECONNECT_MS_MIN;
         self.link.send_replace(Link::Down(reason));
-        while !self.finished() {
+        loop {
             match self.attempt(jittered(pause_ms)).await? {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
@@ -119,25 +105,22 @@ impl Supervisor {
             }
             pause_ms = (pause_ms * 2).min(RECONNECT_MS_MAX);
         }
-        None
     }
 
     /// Waits and connects once, taking commands meanwhile; none if there is no longer a reason to.
     async fn attempt(&mut self, pause: Duration) -> Option<Result<Connection, ConnectError>> {
-        let Broker { url, name, ca_file } = &self.broker;
+        let Broker { url, name, ca_file, .. } = &self.broker;
         let (url, name, ca_file) = (url.clone(), name.clone(), ca_file.clone());
         let mut attempt = std::pin::pin!(async move {
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             connect(&url, &name, ca_file.as_deref()).await
         });
         while !self.finished() {
+            let oldest = self.waiting.front().and_then(Outgoing::deadline);
             tokio::select! {
                 connected = &mut attempt => return Some(connected),
                 command = self.commands.recv(), if !self.closing => self.take(command),
-                () = given_up(&mut self.waiting) => {
-                    self.waiting.pop_front();
-                    self.suspects = self.suspects.saturating_sub(1);
-                }
+                () = sleep_to(oldest), if oldest.is_some() => self.expire_waiting(),
             }
         }
         None
@@ -157,12 +140,33 @@ impl Supervisor {
     pub(super) fn finished(&self) -> bool {
         self.closing && self.waiting.is_empty()
     }
+
+    /// Answers the messages whose time is over before they could be published.
+    pub(super) fn expire_waiting(&mut self) {
+        let now = Instant::now();
+        while self.waiting.front().is_some_and(|oldest| oldest.deadline().is_none_or(|deadline| deadline <= now)) {
+            if let Some(mut outgoing) = self.take_waiting() {
+                outgoing.answer(Err(self.too_late()));
+            }
+        }
+    }
+
+    /// Takes the oldest of the waiting.
+    pub(super) fn take_waiting(&mut self) -> Option<Outgoing> {
+        self.suspects = self.suspects.saturating_sub(1);
+        self.waiting.pop_front()
+    }
+
+    /// What it means now that a message's time is over.
+    pub(super) fn too_late(&self) -> PublishError {
+        self.link.borrow().too_late(self.broker.confirm_timeout_ms)
+    }
 }
 
-/// Ends when the sender of the oldest message has given up. It is the first to do so: all wait for the same time.
-async fn given_up(waiting: &mut VecDeque<Outgoing>) {
-    match waiting.front_mut() {
-        Some(oldest) => oldest.answer.closed().await,
+/// Sleeps until then; for ever where there is no such time.
+pub(super) async fn sleep_to(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

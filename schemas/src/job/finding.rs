@@ -21,6 +21,8 @@ pub struct Finding {
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// Good to know; nothing has to be done.
+    Note,
     /// The job runs.
     Warning,
     /// The job does not run.
@@ -34,8 +36,10 @@ impl fmt::Display for Finding {
         if let Some(line) = self.line {
             write!(f, "{line}:")?;
         }
-        if self.severity == Severity::Warning {
-            write!(f, " warning:")?;
+        match self.severity {
+            Severity::Note => write!(f, " note:")?,
+            Severity::Warning => write!(f, " warning:")?,
+            Severity::Error => {}
         }
         write!(f, " {}; {}", self.problem, self.mend)
     }

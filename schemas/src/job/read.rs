@@ -79,14 +79,17 @@ impl<'a> Reader<'a> {
         let name = folder_name(self.folder);
         if !valid_job_name(&name) {
             let problem = format!("the folder's name {name:?} can't be a job's name");
-            let mend = format!("begin with a letter a-z, go on with a-z, 0-9, _ and -, {JOB_NAME_BYTES_MAX} characters at most");
+            let mend = format!(
+                "begin with a letter a-z, go on with a-z, 0-9, _ and -, {JOB_NAME_BYTES_MAX} characters at most"
+            );
             self.error(JOB_FILE, None, problem, mend);
         }
         name
     }
 
     fn sql(&mut self) -> Option<SqlTemplate> {
-        let text = self.read(SQL_FILE, "write the query for the documents into it: SELECT … AS _id, … WHERE id = ANY(:ids)")?;
+        let text =
+            self.read(SQL_FILE, "write the query for the documents into it: SELECT … AS _id, … WHERE id = ANY(:ids)")?;
         match SqlTemplate::parse(&text) {
             Ok(sql) => Some(sql),
             Err(SqlError { line, problem, mend }) => {
@@ -97,7 +100,8 @@ impl<'a> Reader<'a> {
     }
 
     fn mapping(&mut self) -> Option<Mapping> {
-        let text = self.read(MAPPING_FILE, "write {\"settings\": {…}, \"mappings\": {…}} into it, as Elasticsearch takes them")?;
+        let text = self
+            .read(MAPPING_FILE, "write {\"settings\": {…}, \"mappings\": {…}} into it, as Elasticsearch takes them")?;
         match Mapping::parse(&text) {
             Ok(mapping) => Some(mapping),
             Err(errors) => {
@@ -112,7 +116,12 @@ impl<'a> Reader<'a> {
     fn check(&mut self, text: &str, written: &AsWritten) {
         if let Err(problem) = check_index(written.index.get_ref()) {
             let mend = format!("write lower-case letters, digits, - and _, {INDEX_BYTES_MAX} bytes at most");
-            self.error(JOB_FILE, line(text, &written.index.span()), format!("index {:?} {problem}", written.index.get_ref()), mend);
+            self.error(
+                JOB_FILE,
+                line(text, &written.index.span()),
+                format!("index {:?} {problem}", written.index.get_ref()),
+                mend,
+            );
         }
         if written.source.get_ref().is_empty() {
             let mend = "name one of the [sources.…] in the configuration";
@@ -135,7 +144,12 @@ impl<'a> Reader<'a> {
         }
         let rule = match (&written.key, &written.sql) {
             (Some(key), None) if key.get_ref().is_empty() => {
-                self.error(JOB_FILE, line(text, &key.span()), "key is empty", "name the column that holds the document's id");
+                self.error(
+                    JOB_FILE,
+                    line(text, &key.span()),
+                    "key is empty",
+                    "name the column that holds the document's id",
+                );
                 return None;
             }
             (Some(key), None) => WatchRule::Key(key.get_ref().clone()),
@@ -173,7 +187,8 @@ impl<'a> Reader<'a> {
 
     fn not_understood(&mut self, text: &str, error: &toml::de::Error) {
         let at = error.span().and_then(|span| line(text, &span));
-        let mend = "index, source and key are needed; owner, description, freshness_s_max, from and [[watch]] are allowed";
+        let mend =
+            "index, source and key are needed; owner, description, freshness_s_max, from and [[watch]] are allowed";
         self.error(JOB_FILE, at, error.message().trim_end().replace('\n', ", "), mend);
     }
 
@@ -224,8 +239,8 @@ fn line(text: &str, span: &Range<usize>) -> Option<usize> {
 /// The line on which a string's content begins: behind `"""` and a line break it is the next one.
 fn first_line(text: &str, span: &Range<usize>) -> usize {
     let raw = text.get(span.clone()).unwrap_or_default();
-    let next = ["\"\"\"", "'''"].iter().any(|quotes| {
-        raw.strip_prefix(quotes).is_some_and(|rest| rest.starts_with('\n') || rest.starts_with("\r\n"))
-    });
+    let next = ["\"\"\"", "'''"]
+        .iter()
+        .any(|quotes| raw.strip_prefix(quotes).is_some_and(|rest| rest.starts_with('\n') || rest.starts_with("\r\n")));
     line(text, span).unwrap_or(1) + usize::from(next)
 }

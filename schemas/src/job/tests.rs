@@ -78,7 +78,9 @@ fn a_finding_names_file_line_problem_and_mend() {
     let (_, findings) = with_toml(&TOML.replace("\"orders\"", "\"Orders\""));
     assert_eq!(
         findings,
-        ["job.toml:1: index \"Orders\" has upper-case letters; write lower-case letters, digits, - and _, 200 bytes at most"]
+        [
+            "job.toml:1: index \"Orders\" has upper-case letters; write lower-case letters, digits, - and _, 200 bytes at most"
+        ]
     );
 }
 
@@ -90,17 +92,29 @@ fn what_the_toml_is_refused_for() {
     refused(&format!("{TOML}x = ["), "job.toml:4: ");
     refused(&TOML.replace("\"shop\"", "\"\""), "job.toml:2: source is empty");
     refused(&format!("{TOML}freshness_s_max = 0\n"), "job.toml:4: freshness_s_max is 0");
-    refused(&format!("{TOML}[[watch]]\ntable = \"orders\"\nkey = \"id\""), "job.toml:5: table \"orders\" has no schema");
+    refused(
+        &format!("{TOML}[[watch]]\ntable = \"orders\"\nkey = \"id\""),
+        "job.toml:5: table \"orders\" has no schema",
+    );
     refused(&format!("{TOML}[[watch]]\ntable = \"a.b\"\n"), "job.toml:5: the watch of \"a.b\" needs one rule");
     refused(&format!("{TOML}[[watch]]\ntable = \"a.b\"\nkey = \"\"\n"), "job.toml:6: key is empty");
-    refused(&format!("{TOML}[[watch]]\ntable = \"a.b\"\nkey = \"c\"\nsql = \"SELECT :ids\"\n"), "job.toml:5: the watch");
-    refused(&format!("{TOML}[[watch]]\ntable = \"a.b\"\nsql = \"SELECT :id\"\n"), "job.toml:6: sql: :id is no placeholder");
+    refused(
+        &format!("{TOML}[[watch]]\ntable = \"a.b\"\nkey = \"c\"\nsql = \"SELECT :ids\"\n"),
+        "job.toml:5: the watch",
+    );
+    refused(
+        &format!("{TOML}[[watch]]\ntable = \"a.b\"\nsql = \"SELECT :id\"\n"),
+        "job.toml:6: sql: :id is no placeholder",
+    );
     refused(&format!("{TOML}[[watch]]\ntable = \"a.b\"\nsql = '''\nSELECT 1,\n:id'''\n"), "job.toml:8: sql: :id is no");
 }
 
 #[test]
 fn elasticsearchs_rules_for_an_index() {
-    for index in ["", "-a", "_a", "+a", ".a", "A", "Ä", "a b", "a\\\\b", "a/b", "a*", "a?", "a\\\"", "a<", "a>", "a|", "a,", "a#", "a:"] {
+    for index in [
+        "", "-a", "_a", "+a", ".a", "A", "Ä", "a b", "a\\\\b", "a/b", "a*", "a?", "a\\\"", "a<", "a>", "a|", "a,",
+        "a#", "a:",
+    ] {
         refused(&TOML.replace("\"orders\"", &format!("\"{index}\"")), "job.toml:1: index ");
     }
     refused(&TOML.replace("\"orders\"", &format!("\"{}\"", "a".repeat(201))), "job.toml:1: index ");
@@ -111,11 +125,11 @@ fn elasticsearchs_rules_for_an_index() {
 
 #[test]
 fn every_file_is_checked_whatever_is_wrong_in_the_others() {
-    let (_schemas, job) = folder("Orders", &[("job.toml", "index = 1"), ("document.sql", "\nDELETE"), ("mapping.json", "{\n")]);
+    let (_schemas, job) =
+        folder("Orders", &[("job.toml", "index = 1"), ("document.sql", "\nDELETE"), ("mapping.json", "{\n")]);
     let (definition, findings) = load_job(&job);
     assert!(definition.is_none());
-    let places: Vec<String> =
-        findings.iter().map(|f| format!("{} {:?}", folder_name_of(&f.file), f.line)).collect();
+    let places: Vec<String> = findings.iter().map(|f| format!("{} {:?}", folder_name_of(&f.file), f.line)).collect();
     assert_eq!(places, ["job.toml None", "document.sql Some(2)", "mapping.json Some(2)", "job.toml Some(1)"]);
 }
 

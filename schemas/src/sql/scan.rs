@@ -13,7 +13,8 @@ pub(super) struct Scan {
 impl Scan {
     /// Walks to the end of the text, or to the first thing that is refused.
     pub(super) fn run(text: &str) -> Result<Scan, SqlError> {
-        let mut walk = Walk { text, at: 0, open: Vec::new(), placeholders: Vec::new(), first: None, end: 0, over: false };
+        let mut walk =
+            Walk { text, at: 0, open: Vec::new(), placeholders: Vec::new(), first: None, end: 0, over: false };
         while walk.at < text.len() {
             walk.step()?;
         }
@@ -27,7 +28,12 @@ impl Scan {
             return Err(error(text, first, &problem, "it must begin with SELECT or WITH"));
         }
         if walk.placeholders.is_empty() {
-            return Err(error(text, first, "the query has no :ids", "ask for the batch's ids: WHERE id = ANY(:ids), in MySQL WHERE id IN (:ids)"));
+            return Err(error(
+                text,
+                first,
+                "the query has no :ids",
+                "ask for the batch's ids: WHERE id = ANY(:ids), in MySQL WHERE id IN (:ids)",
+            ));
         }
         Ok(Scan { placeholders: walk.placeholders, end: walk.end })
     }
@@ -61,7 +67,12 @@ impl Walk<'_> {
             }
             _ => {
                 if self.over {
-                    return Err(error(self.text, from, "a second statement follows the semicolon", "keep one SELECT in the query"));
+                    return Err(error(
+                        self.text,
+                        from,
+                        "a second statement follows the semicolon",
+                        "keep one SELECT in the query",
+                    ));
                 }
                 self.first.get_or_insert(from);
                 self.token(rest)?;

@@ -1,3 +1,5 @@
-//! The worker, built with the tests that run it.
+//! The worker's program, built with the tests that run it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pinion_worker::run()
+}

@@ -50,11 +50,12 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
     let admin_addr = admin::serve(admin, listen).await?;
     tracing::info!(%admin_addr, worker = &*worker, jobs = shared.names.join(","), "working");
 
+    let watch = Watch::new(&context, &worker, admin_addr, &shared);
+    watch.first_look().await;
     let mut runners = JoinSet::new();
     for job in shared.jobs(&context, chosen) {
         runners.spawn(run_job(job, shared.surroundings.clone()));
     }
-    let watch = Watch::new(&context, &worker, admin_addr, &shared);
     let watching = tokio::spawn(watch.run());
     shutdown.asked().await;
     let limit = Duration::from_secs(context.config.worker.shutdown_s_max);
@@ -71,9 +72,7 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
 
 /// Host, process and start: two workers never share one, not even in containers.
 fn worker_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "worker" } else { host.trim() };
-    format!("{host}-{}-{:x}", std::process::id(), now_ms())
+    format!("{}-{}-{:x}", super::host(), std::process::id(), now_ms())
 }
 
 /// The jobs that can run, out of those asked for; broken ones are told and left out.
@@ -89,7 +88,11 @@ fn chosen(context: &Context, wanted: &[String]) -> anyhow::Result<Vec<JobDefinit
         match definition {
             Some(definition) if context.sources.contains_key(&definition.source) => chosen.push(definition.clone()),
             Some(definition) => {
-                tracing::error!(job = name, "left out: there is no [sources.{}] in the configuration", definition.source);
+                tracing::error!(
+                    job = name,
+                    "left out: there is no [sources.{}] in the configuration",
+                    definition.source
+                );
             }
             None => {
                 for finding in findings {
@@ -170,9 +173,10 @@ impl Shared {
                 self.generations.iter().find(|(name, _)| *name == source).expect("each job's source has generations");
             let database: Arc<dyn Database> = context.sources[&source].clone();
             let away = Service::Source(source);
-            let gates = self.gates.iter().filter(|gate| {
-                !matches!(gate.service(), Service::Source(_)) || *gate.service() == away
-            });
+            let gates = self
+                .gates
+                .iter()
+                .filter(|gate| !matches!(gate.service(), Service::Source(_)) || *gate.service() == away);
             jobs.push(Arc::new(Job::new(Parts {
                 settings: self.settings.clone(),
                 database,

@@ -78,8 +78,7 @@ impl Batch {
 
     /// Splits off everything behind the first `count` entries.
     pub fn split_off(&mut self, count: usize) -> Option<Self> {
-        (count < self.entries.len())
-            .then(|| Self { job: self.job.clone(), entries: self.entries.split_off(count) })
+        (count < self.entries.len()).then(|| Self { job: self.job.clone(), entries: self.entries.split_off(count) })
     }
 }
 

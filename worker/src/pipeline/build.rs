@@ -49,15 +49,7 @@ pub fn build(fetched: Fetched) -> Built {
         missing.into_iter().for_each(|entry| rows.delete(entry, &batch.entries[entry].id));
         Vec::new()
     };
-    Built {
-        batch,
-        body: rows.body.into(),
-        actions: rows.actions,
-        unread,
-        oversized: rows.oversized,
-        version,
-        read_at,
-    }
+    Built { batch, body: rows.body.into(), actions: rows.actions, unread, oversized: rows.oversized, version, read_at }
 }
 
 /// What is wrong with a job's query; only a change of the definition mends it.
@@ -269,6 +261,11 @@ impl Builder {
             Id::Uuid(uuid) => write_json_string(uuid.hyphenated().encode_lower(&mut [0; 36]), &mut self.body),
         }
         self.body.extend_from_slice(self.action_end.as_bytes());
+    }
+
+    /// NDJSON so far, an action and its document in turn.
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// Bytes and documents so far: what the next batch's size is estimated from.

@@ -83,11 +83,15 @@ impl Ledger {
 
 impl Receipt {
     /// Settles all of `receipts`, with one look at each run of the same accounts.
-    pub fn settle_all(receipts: &[Self]) {
-        for run in receipts.chunk_by(|left, right| Arc::ptr_eq(&left.ledger, &right.ledger)) {
-            let ledger = &run[0].ledger;
+    pub fn settle_all<'a>(receipts: impl IntoIterator<Item = &'a Self>) {
+        let mut receipts = receipts.into_iter().peekable();
+        while let Some(first) = receipts.next() {
+            let ledger = &first.ledger;
             let mut tracker = ledger.lock();
-            run.iter().for_each(|receipt| tracker.settle(receipt.tag));
+            tracker.settle(first.tag);
+            while let Some(next) = receipts.next_if(|next| Arc::ptr_eq(&next.ledger, ledger)) {
+                tracker.settle(next.tag);
+            }
             ledger.advance(&mut tracker);
         }
     }

@@ -1,7 +1,7 @@
 //! One job with everything that its batches need on their way.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pinion_schemas::{JobDefinition, Names, StateIndex};
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::Generations;
 use crate::limit::{AdaptiveLimit, Share};
-use crate::metrics::{Metrics, job_label};
+use crate::metrics::{Metrics, job_label, verdict_label};
 use crate::ports::{Broker, Database, Index};
 
 /// What a document is taken to weigh before one was seen: first batches are small, so that
@@ -45,6 +45,8 @@ pub struct Job {
     pub meters: Meters,
     /// The moving mean of a document's bytes in a bulk request.
     document_bytes: AtomicUsize,
+    /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
+    hindrance: Mutex<Option<String>>,
 }
 
 /// What a job takes from the configuration.
@@ -99,6 +101,8 @@ impl Settings {
 pub struct Meters {
     /// All metrics, for the rare ones.
     pub all: Arc<Metrics>,
+    /// See [`Metrics::messages`].
+    pub accepted: Counter,
     /// See [`Metrics`].
     pub coalesced: Counter,
     /// See [`Metrics`].
@@ -120,6 +124,7 @@ impl Meters {
         let meters = all.clone();
         let all = &*all;
         Self {
+            accepted: all.messages.get_or_create(&verdict_label(job, "accepted")).clone(),
             coalesced: all.coalesced.get_or_create(&label).clone(),
             batch_ids: all.batch_ids.get_or_create(&label).clone(),
             fence_seconds: all.fence_seconds.get_or_create(&label).clone(),
@@ -174,6 +179,7 @@ impl Job {
             gates: parts.gates,
             meters,
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
+            hindrance: Mutex::new(None),
         }
     }
 
@@ -207,6 +213,16 @@ impl Job {
     /// The first server that is away, with the reason.
     pub fn away(&self) -> Option<String> {
         self.gates.iter().find_map(|gate| Some(format!("{} is away: {}", gate.service(), gate.reason()?)))
+    }
+
+    /// Notes what keeps a batch waiting, or that one got through.
+    pub fn set_hindrance(&self, reason: Option<String>) {
+        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// What keeps batches waiting.
+    pub fn hindrance(&self) -> Option<String> {
+        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

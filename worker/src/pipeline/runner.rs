@@ -22,6 +22,12 @@ use crate::status::{JobState, Statuses};
 /// How often the age of the oldest message is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// A message is never held longer, whatever the reason.
+const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
+
+/// How long a paused job may take to finish what it has, so that little comes back as a redelivery.
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+
 /// A job that has worked for this long is no longer watched with suspicion.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -165,14 +171,19 @@ impl Runner {
             reason = session.lost() => End::Lost(reason),
             reason = self.held_too_long(&session) => End::Lost(reason),
         };
-        match &end {
-            End::Shutdown => {
-                session.stop_intake().await;
+        if matches!(end, End::Shutdown | End::Paused) {
+            session.stop_intake().await;
+            let drained = async {
                 while lanes.join_next().await.is_some() {}
                 session.drained().await;
+            };
+            // At the worker's end its own limit cuts this short.
+            let limit = if matches!(end, End::Paused) { PAUSE_AT_MOST } else { HELD_AT_MOST };
+            if tokio::time::timeout(limit, drained).await.is_err() {
+                tracing::warn!(job = name, "not everything was finished: the rest goes back to its queue");
             }
-            End::Paused | End::Broken(_) | End::Lost(_) => lanes.shutdown().await,
         }
+        lanes.shutdown().await;
         session.close().await;
         self.job.meters.all.oldest_unsettled.get_or_create(&job_label(name)).set(0.0);
         end
@@ -187,8 +198,8 @@ impl Runner {
         }
     }
 
-    /// Ends when a message has been held for too long, which happens only while a server is away:
-    /// others may reach it, and the broker closes channels that hold messages for half an hour.
+    /// Ends when a message has been held for too long while a server is away: another worker may reach it. And
+    /// in any case well before the broker closes channels that hold a message for half an hour.
     async fn held_too_long(&self, session: &Session) -> String {
         let gauge = self.job.meters.all.oldest_unsettled.get_or_create(&job_label(self.job.name())).clone();
         loop {
@@ -196,25 +207,20 @@ impl Runner {
             let age = session.oldest().map(|received| received.elapsed()).unwrap_or_default();
             gauge.set(age.as_secs_f64());
             let away = self.job.away();
-            let state = if away.is_some() { JobState::Waiting } else { JobState::Running };
-            self.tell(state, away.clone());
-            if age > self.job.settings.hold
-                && let Some(away) = away
-            {
-                tracing::warn!(job = self.job.name(), away, "messages go back to their queue");
-                return away;
+            let hindrance = away.clone().or_else(|| self.job.hindrance().filter(|_| !age.is_zero()));
+            let state = if hindrance.is_some() { JobState::Waiting } else { JobState::Running };
+            self.tell(state, hindrance.clone());
+            if age > HELD_AT_MOST || (away.is_some() && age > self.job.settings.hold) {
+                let reason = hindrance.unwrap_or_else(|| "the worker is too slow for what it took".to_owned());
+                tracing::warn!(job = self.job.name(), reason, "messages go back to their queue");
+                return reason;
             }
         }
     }
 }
 
 /// Makes batches of a lane's deliveries and sends them on their way, several at a time.
-async fn run_lane(
-    job: Arc<Job>,
-    deliveries: mpsc::Receiver<Delivery>,
-    places: Share,
-    broken: mpsc::Sender<Broken>,
-) {
+async fn run_lane(job: Arc<Job>, deliveries: mpsc::Receiver<Delivery>, places: Share, broken: mpsc::Sender<Broken>) {
     let mut batcher = Batcher::new(job, deliveries);
     let running = watch::Sender::new(0_usize);
     let mut observed = running.subscribe();

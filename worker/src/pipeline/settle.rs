@@ -47,12 +47,8 @@ enum Decision {
 pub async fn settle(outcome: Outcome) -> Rest {
     let Outcome { built, items } = outcome;
     let job = built.batch.job.clone();
-    let verdicts: Vec<(Action, Verdict)> = built
-        .actions
-        .iter()
-        .zip(&items)
-        .map(|(action, item)| (*action, verdict(item, action.delete)))
-        .collect();
+    let verdicts: Vec<(Action, Verdict)> =
+        built.actions.iter().zip(&items).map(|(action, item)| (*action, verdict(item, action.delete))).collect();
     let ceiling = match ceiling(&job, &verdicts).await {
         Ok(ceiling) => ceiling,
         Err(fault) => {
@@ -102,23 +98,14 @@ fn job_is_broken(verdicts: &[(Action, Verdict)]) -> Option<String> {
         }
     }
     let (reason, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-    (count * 2 > verdicts.len())
-        .then(|| format!("{count} of {} documents were refused: {reason}", verdicts.len()))
+    (count * 2 > verdicts.len()).then(|| format!("{count} of {} documents were refused: {reason}", verdicts.len()))
 }
 
-fn decide(
-    job: &Job,
-    entry: &Entry,
-    verdict: Verdict,
-    ceiling: Option<Version>,
-    broken: Option<&str>,
-) -> Decision {
+fn decide(job: &Job, entry: &Entry, verdict: Verdict, ceiling: Option<Version>, broken: Option<&str>) -> Decision {
     let again = |reason: String| Decision::Again(Fault::Again { service: Service::Elasticsearch, reason });
     match verdict {
         Verdict::Indexed => Decision::Done("indexed"),
-        Verdict::Deleted if !entry.envelope.second_look => {
-            Decision::Later("deleted", second_look(job, entry))
-        }
+        Verdict::Deleted if !entry.envelope.second_look => Decision::Later("deleted", second_look(job, entry)),
         Verdict::Deleted => Decision::Done("deleted"),
         Verdict::Conflict(Some(held)) if ceiling.is_some_and(|ceiling| held <= ceiling) => Decision::Done("superseded"),
         Verdict::Conflict(held) => from_the_future(job, entry, held),
@@ -128,9 +115,9 @@ fn decide(
             job.definition.index
         ))),
         Verdict::Refused(error) => match broken {
-            Some(reason) => Decision::Again(Fault::Job(format!(
-                "{reason}; mend mapping.json or document.sql, then `pinion apply`"
-            ))),
+            Some(reason) => {
+                Decision::Again(Fault::Job(format!("{reason}; mend mapping.json or document.sql, then `pinion apply`")))
+            }
             None => Decision::Dead(letter(job, entry).because("refused", format!("{}: {}", error.kind, error.reason))),
         },
         Verdict::Failed(error) => failed_by_itself(job, entry, &error),
@@ -233,7 +220,13 @@ async fn carry_out(batch: Batch, decisions: Vec<Option<Decision>>) -> Rest {
         let (letters, entries): (Vec<_>, Vec<_>) =
             sorted.dead.into_iter().map(|(letter, entry)| (letter, ("dead_letter", entry))).unzip();
         for letter in &letters {
-            tracing::warn!(job = letter.job, id = letter.id, reason = letter.reason, error = letter.error, "dead letter");
+            tracing::warn!(
+                job = letter.job,
+                id = letter.id,
+                reason = letter.reason,
+                error = letter.error,
+                "dead letter"
+            );
         }
         match dead_letter::write(job.index.as_ref(), &job.settings.dead_letters, &letters).await {
             Ok(()) => done(&job, &entries),
@@ -291,6 +284,5 @@ fn done(job: &Job, entries: &[(&'static str, Entry)]) {
     for (name, count) in counts {
         job.meters.all.documents.get_or_create(&verdict_label(job.name(), name)).inc_by(count);
     }
-    let receipts: Vec<Receipt> = entries.iter().flat_map(|(_, entry)| entry.receipts()).cloned().collect();
-    Receipt::settle_all(&receipts);
+    Receipt::settle_all(entries.iter().flat_map(|(_, entry)| entry.receipts()));
 }

@@ -1,5 +1,5 @@
 //! Where deliveries come from.
 
-pub mod rabbitmq;
 pub mod envelope;
+pub mod rabbitmq;
 mod set_aside;

@@ -92,9 +92,21 @@ mod tests {
             (item(200, None), true, Verdict::Deleted),
             (item(409, Some(("version_conflict_engine_exception", conflict))), false, Verdict::Conflict(Some(held))),
             (item(409, Some(("version_conflict_engine_exception", "?"))), true, Verdict::Conflict(None)),
-            (item(429, Some(("es_rejected_execution_exception", "r"))), false, Verdict::Again("es_rejected_execution_exception: r".to_owned())),
-            (item(429, Some(("cluster_block_exception", "r"))), false, Verdict::JobBroken("cluster_block_exception: r".to_owned())),
-            (item(200, Some(("index_not_found_exception", "r"))), true, Verdict::JobBroken("index_not_found_exception: r".to_owned())),
+            (
+                item(429, Some(("es_rejected_execution_exception", "r"))),
+                false,
+                Verdict::Again("es_rejected_execution_exception: r".to_owned()),
+            ),
+            (
+                item(429, Some(("cluster_block_exception", "r"))),
+                false,
+                Verdict::JobBroken("cluster_block_exception: r".to_owned()),
+            ),
+            (
+                item(200, Some(("index_not_found_exception", "r"))),
+                true,
+                Verdict::JobBroken("index_not_found_exception: r".to_owned()),
+            ),
             (item(400, Some(("document_parsing_exception", "r"))), false, Verdict::Refused(refused)),
         ];
         for (item, delete, expected) in cases {

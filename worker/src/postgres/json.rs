@@ -29,6 +29,10 @@
 //! date or timestamp is the *number* of whole milliseconds since 1970. `infinity` and `-infinity` are null: any date in their
 //! place would be invented, and one far-off day stretches a date histogram over millions of buckets. As the bound of a range
 //! they leave the side out, which is what they mean there.
+//!
+//! Not everything that can be written is taken: Elasticsearch refuses numbers of more than 1,000 characters, dates after
+//! 9999 in `date_nanos`, and a `date_range` that ends in the millisecond in which it begins, unless its end is inclusive.
+//! Multiranges can't be described by sqlx 0.9; `ARRAY(SELECT unnest(column))` makes an array of ranges of one.
 
 mod array;
 mod composite;
@@ -50,6 +54,7 @@ use composite::Attribute;
 use reader::{Problem, Reader, fixed, utf8};
 
 pub use string::write_json_string;
+pub(crate) use time::civil_from_days;
 
 /// Types nest (an array of a composite of a range of …); deeper than this one is not encoded, so that recursion is bounded.
 const DEPTH_MAX: usize = 32;

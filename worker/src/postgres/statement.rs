@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use pinion_schemas::{Id, JobDefinition, KeyType};
-use sqlx::postgres::{PgConnection, PgRow, PgTypeInfo};
-use sqlx::{AssertSqlSafe, Column as _, Executor as _, Row as _, SqlSafeStr as _, Statement as _, TypeInfo as _, ValueRef as _};
+use sqlx::postgres::{PgConnection, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{
+    AssertSqlSafe, Column as _, Executor as _, Row as _, SqlSafeStr as _, Statement as _, TypeInfo as _, ValueRef as _,
+};
 
 use super::fault::of_reading;
 use super::json::Encoder;
@@ -102,14 +104,23 @@ async fn describe(
     sql: &str,
     key: KeyType,
 ) -> Result<Vec<(String, PgTypeInfo)>, sqlx::Error> {
+    let prepared = prepared(connection, sql, key).await?;
+    let columns = prepared.columns().iter();
+    Ok(columns.map(|column| (column.name().to_owned(), column.type_info().clone())).collect())
+}
+
+/// A query whose `$1` is an array of keys, prepared.
+pub(super) async fn prepared(
+    connection: &mut PgConnection,
+    sql: &str,
+    key: KeyType,
+) -> Result<PgStatement, sqlx::Error> {
     let ids = PgTypeInfo::with_name(match key {
         KeyType::Bigint => "INT8[]",
         KeyType::Uuid => "UUID[]",
         KeyType::Text => "TEXT[]",
     });
-    let prepared = connection.prepare_with(AssertSqlSafe(sql.to_owned()).into_sql_str(), &[ids]).await?;
-    let columns = prepared.columns().iter();
-    Ok(columns.map(|column| (column.name().to_owned(), column.type_info().clone())).collect())
+    connection.prepare_with(AssertSqlSafe(sql.to_owned()).into_sql_str(), &[ids]).await
 }
 
 /// The key's values are read from the `_id` column, so its type has to be the key's.
@@ -125,7 +136,7 @@ fn check_key(key: KeyType, columns: &[(String, PgTypeInfo)]) -> Result<(), Defec
         return Ok(());
     }
     Err(Defect(format!(
-        "_id is of type {name}, but job.toml says key = \"{key}\": change the key, or cast the column (to {})",
+        "_id is of type {name}, but job.toml says key = \"{key}\"; change the key, or cast the column (to {})",
         allowed.join(" or ")
     )))
 }

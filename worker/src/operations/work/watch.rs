@@ -16,11 +16,11 @@ use crate::error::Fault;
 use crate::generation::Generations;
 use crate::limit::AdaptiveLimit;
 use crate::operations::Context;
-use crate::status::Statuses;
+use crate::status::{JobState, Statuses};
 
 /// How often operators' wishes are looked up.
 const CONTROL_EVERY: Duration = Duration::from_secs(2);
-/// Heartbeats and marks come every so many looks.
+/// Heartbeats and marks come every so many looks, a heartbeat also when a job's state has changed.
 const HEARTBEAT_EVERY: u32 = 3;
 
 /// The worker's side tasks.
@@ -53,15 +53,29 @@ impl Watch {
         }
     }
 
+    /// Before the jobs begin: a paused one must not take a single message. Without Elasticsearch none can do its work anyway.
+    pub(super) async fn first_look(&self) {
+        let looked = tokio::time::timeout(CONTROL_EVERY, self.look_at_controls()).await;
+        if !matches!(looked, Ok(Ok(()))) {
+            tracing::warn!("which jobs are paused is not known yet");
+        }
+    }
+
     /// Until it is aborted. A failure is of no consequence here: whoever needs the server notices.
     pub(super) async fn run(self) {
         let mut ticks = tokio::time::interval(CONTROL_EVERY);
         let mut round = 0_u32;
+        let mut told = Vec::new();
         loop {
             ticks.tick().await;
             let mut outcome = self.look_at_controls().await;
-            if round.is_multiple_of(HEARTBEAT_EVERY) {
+            let states: Vec<JobState> = self.statuses.all().into_values().map(|status| status.state).collect();
+            // Operators wait for a change of state, as after `pinion pause`.
+            if round.is_multiple_of(HEARTBEAT_EVERY) || states != told {
                 outcome = outcome.and(self.beat().await);
+                told = states;
+            }
+            if round.is_multiple_of(HEARTBEAT_EVERY) {
                 for generations in &self.generations {
                     outcome = outcome.and(generations.keep_mark().await);
                 }

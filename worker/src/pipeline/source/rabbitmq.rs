@@ -332,14 +332,16 @@ impl Intake {
     ) -> Option<()> {
         let redeliveries = envelope::redeliveries(&message.properties);
         let verdict = self.judge(&message, redeliveries);
-        self.count(verdict.label());
         let ids = match verdict {
             Judgement::Deliver(ids) => ids,
-            Judgement::SetAside(_, aside) => {
+            Judgement::SetAside(label, aside) => {
+                let label = verdict_label(self.job.name(), label);
+                self.job.meters.all.messages.get_or_create(&label).inc();
                 let receipt = ledger.receive(1);
                 return self.aside.send(aside(receipt)).await.ok();
             }
         };
+        self.job.meters.accepted.inc();
         let receipt = ledger.receive(u32::try_from(ids.good.len() + ids.bad.len()).unwrap_or(u32::MAX));
         let envelope = envelope::read(&message.properties);
         if self.lane == Lane::Suspects {
@@ -360,9 +362,4 @@ impl Intake {
         }
         Some(())
     }
-
-    fn count(&self, verdict: &'static str) {
-        self.job.meters.all.messages.get_or_create(&verdict_label(self.job.name(), verdict)).inc();
-    }
 }
-

@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn escapes_are_found_at_every_place(before in 0_usize..70, after in 0_usize..70, byte in 0_u8..0x80) {
+    fn escapes_are_found_at_every_place(before in 0_usize..300, after in 0_usize..300, byte in 0_u8..0x80) {
         let text = format!("{}{}{}", "x".repeat(before), char::from(byte), "y".repeat(after));
         let mut out = Vec::new();
         write_json_string(&text, &mut out);

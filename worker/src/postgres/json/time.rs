@@ -232,7 +232,7 @@ fn six_digits(micros: u32, slot: &mut [u8]) {
 ///
 /// The rule is Howard Hinnant's `civil_from_days` (howardhinnant.github.io/date_algorithms.html): count in eras of 400 years,
 /// all of 146,097 days, and begin the year with March, so that the leap day is its last.
-fn civil_from_days(days: i64) -> (i64, u32, u32) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, u32, u32) {
     const DAYS_PER_ERA: i64 = 146_097;
     const DAYS_FROM_0000_03_01: i64 = 719_468;
     let days = days + DAYS_FROM_0000_03_01;

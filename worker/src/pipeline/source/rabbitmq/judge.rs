@@ -29,13 +29,6 @@ pub(super) struct MessageIds {
 }
 
 impl Judgement {
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Deliver(_) => "accepted",
-            Self::SetAside(label, _) => label,
-        }
-    }
-
     fn dead(label: &'static str, letter: DeadLetter) -> Self {
         Self::SetAside(label, Box::new(move |receipt| Aside::Dead(letter, receipt)))
     }
@@ -60,7 +53,8 @@ impl Intake {
         if decoded.job_name != self.job.name() {
             if !self.jobs.iter().any(|job| *job == decoded.job_name) {
                 let letter = DeadLetter::of_message(&decoded.job_name, data, worker);
-                let error = format!("no job is called {:?}; this worker knows {}", decoded.job_name, self.jobs.join(", "));
+                let error =
+                    format!("no job is called {:?}; this worker knows {}", decoded.job_name, self.jobs.join(", "));
                 return Judgement::dead("unknown_job", letter.because("unknown_job", error));
             }
             let to = self.requeue(&decoded.job_name, Destination::Live, message);

@@ -1,0 +1,50 @@
+# Everything here is a line or two that you could type yourself; `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-elasticsearch8 test-elasticsearch9 bench fmt lint clean stack-start stack-stop stack-status stack-wipe
+
+STACK := stack/bin
+# The services of `stack-…`: `make stack-start SERVICES="rabbitmq kafka"`.
+SERVICES := rabbitmq elasticsearch pg
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+
+demo: ## a shop of 20,000 orders, two workers, live changes, an analyst's questions
+	./demo/run.sh
+
+test: ## all tests, on the real services; those that were not running are stopped afterwards
+	$(STACK)/with.sh rabbitmq pg -- $(MAKE) test-elasticsearch8 test-elasticsearch9
+
+test-elasticsearch8: ## all tests, with Elasticsearch 8.18
+	$(STACK)/with.sh rabbitmq pg elasticsearch -- cargo test --workspace
+
+test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JDK of version 21 or newer is found
+	@if $(STACK)/elasticsearch9.sh available; then \
+	  $(STACK)/with.sh rabbitmq pg elasticsearch9 -- \
+	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests; \
+	else echo "no JDK of version 21 or newer: the tests with Elasticsearch 9 are left out"; fi
+
+bench: ## measure the whole way against raw bulk indexing
+	./bench/run.sh
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: ## format check and lints, as CI runs them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+stack-start: ## start the services (SERVICES="…" for others)
+	$(STACK)/all.sh start $(SERVICES)
+
+stack-stop: ## stop them
+	$(STACK)/all.sh stop $(SERVICES)
+
+stack-status: ## are they up?
+	@$(STACK)/all.sh status $(SERVICES)
+
+stack-wipe: ## stop them and delete their data
+	$(STACK)/all.sh wipe $(SERVICES)
+
+clean: ## delete what was built; the services' data stays
+	cargo clean

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# run.sh - measures Pinion's whole way against Elasticsearch's own speed, in one run; README.md beside this says how.
+#
+#   bench/run.sh [--quick] [--orders N] [--runs N] [--workers N] [--markdown FILE] [--programs FOLDER] [-- MORE]
+#
+#   --quick            50,000 orders and one run, to see that everything works
+#   --orders N         orders in the shop (also ORDERS; 200000)
+#   --runs N           repetitions of everything (also RUNS; 3)
+#   --workers N        processes of `pinion work` that share the queue (also WORKERS; 1)
+#   --markdown FILE    write the report to FILE too
+#   --programs FOLDER  where `pinion` and `pinion-bench` are, instead of building them
+#   -- MORE            more for pinion-bench, such as --latency-seconds 60; `-- --help` lists all
+#
+# Services that don't run are started with stack/bin and stopped at the end. What a run makes in them (the database `bench`, and in
+# RabbitMQ and Elasticsearch what begins with `bench`) is removed at the end, and before if it is there from an earlier run.
+set -euo pipefail
+TOP=$(cd "$(dirname "$0")/.." && pwd)
+usage() { sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'; }
+wrong() { echo "run.sh: $1; --help says what there is" >&2; exit 2; }
+
+orders=${ORDERS:-200000} runs=${RUNS:-3} workers=${WORKERS:-1} programs="" markdown="" more=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --quick) orders=50000 runs=1 ;;
+    --orders|--runs|--workers|--markdown|--programs)
+      [ $# -ge 2 ] || wrong "$1 needs a value"
+      case "$1" in --orders) orders=$2 ;; --runs) runs=$2 ;; --workers) workers=$2 ;; --markdown) markdown=$2 ;; --programs) programs=$2 ;; esac
+      shift ;;
+    --help|-h) usage; exit ;;
+    --) shift; more+=("$@"); break ;;
+    *) wrong "no such option: $1" ;;
+  esac
+  shift
+done
+for number in "$orders" "$runs" "$workers"; do [[ $number =~ ^[1-9][0-9]*$ ]] || wrong "not a number above 0: $number"; done
+case " ${more[*]:-} " in *" --help "*) more=(--help) ;; esac
+
+if [ -z "$programs" ]; then
+  (cd "$TOP" && cargo build --release --quiet -p pinion-worker -p pinion-bench)
+  programs=$(cd "$TOP" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+fi
+[ "${more[*]:-}" != --help ] || exec "$programs/pinion-bench" --help
+[ -z "$markdown" ] || more+=(--markdown "$markdown")
+
+. "$TOP/stack/bin/env.sh"
+PGDIR="${PGDIR:-$LAB/pg}"; PG_REPLICA="${PG_REPLICA:-$PGDIR/replica}"   # as in pg.sh
+sql() { psql -X -q -v ON_ERROR_STOP=1 -h "$HOST" -p "$PG_PORT" -U postgres "$@"; }
+
+started=()
+finish() {
+  local rc=$? service
+  trap - EXIT
+  sql -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' || true
+  for service in "${started[@]}"; do "$BIN/$service.sh" stop || true; done
+  exit "$rc"
+}
+for service in rabbitmq elasticsearch pg; do
+  "$BIN/$service.sh" status >/dev/null 2>&1 || started+=("$service")
+done
+trap finish EXIT
+[ ${#started[@]} = 0 ] || "$BIN/all.sh" start "${started[@]}" || die "not all services could be started"
+
+say "filling a shop of $orders orders"
+sql -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' -c 'CREATE DATABASE bench TEMPLATE template0'
+sql -d bench -v orders="$orders" -f "$TOP/schemas/shop/database.sql"
+# A vacuum in the middle of a run would be taken for the work that is measured.
+for table in customers merchants orders order_items deliveries; do sql -d bench -c "ALTER TABLE $table SET (autovacuum_enabled = off)"; done
+
+postgres_pid() { head -1 "$1/postmaster.pid"; }
+"$programs/pinion-bench" --runs "$runs" --workers "$workers" --pinion "$programs/pinion" --job "$TOP/schemas/shop/orders" \
+  --rabbitmq "amqp://guest:guest@$HOST:$RABBITMQ_PORT/%2f" --management "http://$HOST:$((RABBITMQ_PORT + 1))" \
+  --elasticsearch "$ELASTICSEARCH_URL" \
+  --primary "postgres://pinion:pinion@$HOST:$PG_PORT/bench" --replica "postgres://pinion:pinion@$HOST:$PG_REPLICA_PORT/bench" \
+  --writer "postgres://postgres@$HOST:$PG_PORT/bench" \
+  --elasticsearch-pid "$(pid_of "${NODE:-elasticsearch}")" --rabbitmq-pid "$(pid_of "${NODE:-rabbitmq}")" \
+  --primary-pid "$(postgres_pid "$PGDIR/data")" --replica-pid "$(postgres_pid "$PG_REPLICA")" "${more[@]}"

@@ -1,0 +1,66 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Measures Pinion's whole way from queue to index against Elasticsearch's own speed, in one run.
+///
+/// `bench/run.sh` starts the services, fills the database and calls this program with the addresses and processes; call that.
+#[derive(Debug, Parser)]
+#[command(name = "pinion-bench", max_term_width = 100)]
+pub(crate) struct Options {
+    /// Repetitions; each measures everything once, in turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// Processes of `pinion work` that share the queue. The latency is measured with one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: u32,
+    /// How long jobs are sent at a steady rate to measure the latency; 0 leaves that out.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) latency_seconds: u32,
+    /// Jobs a second while the latency is measured.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) latency_rate: u32,
+    /// Write the report to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// The program to measure; the one beside this program when not given.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) pinion: Option<PathBuf>,
+    /// The folder of the job: job.toml, document.sql, mapping.json.
+    #[arg(long, value_name = "FOLDER", default_value = "schemas/shop/orders")]
+    pub(crate) job: PathBuf,
+
+    /// RabbitMQ, for AMQP clients.
+    #[arg(long, value_name = "URL")]
+    pub(crate) rabbitmq: String,
+    /// RabbitMQ's management API; its user is `guest` with the password `guest`.
+    #[arg(long, value_name = "URL")]
+    pub(crate) management: String,
+    /// Elasticsearch.
+    #[arg(long, value_name = "URL")]
+    pub(crate) elasticsearch: String,
+    /// The filled database on the primary, as the worker reads it.
+    #[arg(long, value_name = "URL")]
+    pub(crate) primary: String,
+    /// The same on the replica.
+    #[arg(long, value_name = "URL")]
+    pub(crate) replica: String,
+    /// The same on the primary, as a role that may change rows.
+    #[arg(long, value_name = "URL")]
+    pub(crate) writer: String,
+
+    /// Elasticsearch's process.
+    #[arg(long, value_name = "PID")]
+    pub(crate) elasticsearch_pid: u32,
+    /// RabbitMQ's process.
+    #[arg(long, value_name = "PID")]
+    pub(crate) rabbitmq_pid: u32,
+    /// The primary's first process.
+    #[arg(long, value_name = "PID")]
+    pub(crate) primary_pid: u32,
+    /// The replica's first process.
+    #[arg(long, value_name = "PID")]
+    pub(crate) replica_pid: u32,
+}

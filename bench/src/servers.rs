@@ -1,0 +1,202 @@
+//! The services themselves: versions, counts, and the removal of everything that a run makes.
+
+use anyhow::{Context as _, Result, ensure};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use reqwest::Method;
+use serde_json::Value;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+
+use crate::options::Options;
+
+/// Begins the name of everything that a run makes in RabbitMQ and Elasticsearch.
+pub(crate) const NAMESPACE: &str = "bench";
+
+/// The services of a run.
+pub(crate) struct Servers {
+    pub(crate) elasticsearch: Elasticsearch,
+    pub(crate) rabbitmq: Rabbitmq,
+    /// The primary, as a role that may change rows.
+    pub(crate) writer: PgPool,
+    /// The replica, as the worker reads it.
+    pub(crate) replica: PgPool,
+}
+
+impl Servers {
+    /// Connects to the databases; the others are asked when needed.
+    pub(crate) async fn connect(options: &Options) -> Result<Self> {
+        let pool = |url: String| async move {
+            let connected = PgPoolOptions::new().max_connections(8).connect(&url).await;
+            // The address is shown without what may be a password.
+            connected.with_context(|| {
+                format!("PostgreSQL on {} does not answer", url.rsplit('@').next().unwrap_or_default())
+            })
+        };
+        Ok(Self {
+            elasticsearch: Elasticsearch { url: options.elasticsearch.clone(), http: reqwest::Client::new() },
+            rabbitmq: Rabbitmq {
+                url: options.rabbitmq.clone(),
+                management: options.management.clone(),
+                http: reqwest::Client::new(),
+            },
+            writer: pool(options.writer.clone()).await?,
+            replica: pool(options.replica.clone()).await?,
+        })
+    }
+
+    /// Names and versions, asked from the services.
+    pub(crate) async fn versions(&self) -> Result<String> {
+        let postgres: String = sqlx::query_scalar("SHOW server_version").fetch_one(&self.replica).await?;
+        let postgres = postgres.split(' ').next().unwrap_or_default();
+        let elasticsearch = self.elasticsearch.version().await?;
+        let rabbitmq = self.rabbitmq.version().await?;
+        Ok(format!("Elasticsearch {elasticsearch}, PostgreSQL {postgres}, RabbitMQ {rabbitmq}"))
+    }
+
+    /// Removes everything that a run makes, that of an interrupted one included.
+    pub(crate) async fn clean(&self) -> Result<()> {
+        self.rabbitmq.clean().await?;
+        self.elasticsearch.clean().await
+    }
+
+    /// The ids of all orders, once the replica shows as many as the primary.
+    pub(crate) async fn ids(&self) -> Result<Vec<i64>> {
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+        let question = "SELECT id FROM orders ORDER BY id";
+        let ids: Vec<i64> = sqlx::query_scalar(question).fetch_all(&self.writer).await?;
+        ensure!(!ids.is_empty(), "the table orders is empty: fill it with schemas/shop/database.sql");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        // The table itself may still be missing on the replica, which is an error until then.
+        while sqlx::query_scalar(question).fetch_all(&self.replica).await.ok().as_ref() != Some(&ids) {
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "the replica does not show the primary's orders after {PATIENCE:?}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+        Ok(ids)
+    }
+}
+
+/// Elasticsearch over HTTP.
+pub(crate) struct Elasticsearch {
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Elasticsearch {
+    /// The node's address.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    async fn version(&self) -> Result<String> {
+        let answer = self.request(Method::GET, "/", None).await?;
+        Ok(answer["version"]["number"].as_str().context("Elasticsearch does not tell its version")?.to_owned())
+    }
+
+    /// Creates an index from a `mapping.json`.
+    pub(crate) async fn create(&self, index: &str, mapping: &Value) -> Result<()> {
+        self.request(Method::PUT, &format!("/{index}"), Some(mapping)).await.map(drop)
+    }
+
+    /// How many documents an index (or alias) holds, counted after a refresh.
+    pub(crate) async fn count(&self, index: &str) -> Result<u64> {
+        self.request(Method::POST, &format!("/{index}/_refresh"), None).await?;
+        let answer = self.request(Method::GET, &format!("/{index}/_count"), None).await?;
+        answer["count"].as_u64().context("Elasticsearch's answer has no count")
+    }
+
+    /// Deletes the indexes that a pattern such as `bench-*` matches, if any.
+    pub(crate) async fn delete_indexes(&self, pattern: &str) -> Result<()> {
+        let path = format!("/_cat/indices/{pattern}?format=json&h=index&expand_wildcards=all");
+        for name in names(&self.request(Method::GET, &path, None).await?, "index") {
+            self.request(Method::DELETE, &format!("/{name}"), None).await?;
+        }
+        Ok(())
+    }
+
+    async fn clean(&self) -> Result<()> {
+        self.delete_indexes(&format!("{NAMESPACE}-*")).await?;
+        let templates = self.request(Method::GET, "/_index_template", None).await?;
+        for name in names(&templates["index_templates"], "name").filter(|name| is_ours(name)) {
+            self.request(Method::DELETE, &format!("/_index_template/{name}"), None).await?;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        answer("Elasticsearch", &method, path, request).await
+    }
+}
+
+/// RabbitMQ over AMQP and its management API.
+pub(crate) struct Rabbitmq {
+    url: String,
+    management: String,
+    http: reqwest::Client,
+}
+
+impl Rabbitmq {
+    async fn version(&self) -> Result<String> {
+        let answer = self.request(Method::GET, "/overview").await?;
+        Ok(answer["rabbitmq_version"].as_str().context("RabbitMQ does not tell its version")?.to_owned())
+    }
+
+    /// How many messages wait in a queue; those that a consumer holds are not among them.
+    pub(crate) async fn ready(&self, queue: &str) -> Result<u32> {
+        let connection = pinion_client::connect(&self.url, "pinion-bench", None).await?;
+        let channel = connection.create_channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+        connection.close(200, "done".into()).await?;
+        Ok(declared.message_count())
+    }
+
+    async fn clean(&self) -> Result<()> {
+        for kind in ["queues", "exchanges", "policies"] {
+            let list = self.request(Method::GET, &format!("/{kind}/%2f")).await?;
+            for name in names(&list, "name").filter(|name| is_ours(name)) {
+                self.request(Method::DELETE, &format!("/{kind}/%2f/{name}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(&self, method: Method, path: &str) -> Result<Value> {
+        let request = self.http.request(method.clone(), format!("{}/api{path}", self.management));
+        answer("RabbitMQ's management", &method, path, request.basic_auth("guest", Some("guest"))).await
+    }
+}
+
+/// Sends a request that must succeed; the answer's JSON, null where there is none.
+async fn answer(service: &str, method: &Method, path: &str, request: reqwest::RequestBuilder) -> Result<Value> {
+    let response = request.send().await.with_context(|| format!("{service} does not answer"))?;
+    let status = response.status();
+    let text = response.text().await.with_context(|| format!("{service} does not answer in full"))?;
+    ensure!(status.is_success(), "{service}: {method} {path}: {status} {text}");
+    Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
+}
+
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix(NAMESPACE).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+}
+
+fn names<'a>(list: &'a Value, key: &'a str) -> impl Iterator<Item = &'a str> {
+    list.as_array().into_iter().flatten().filter_map(move |entry| entry[key].as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+
+    #[test]
+    fn only_names_of_the_namespace_are_removed() {
+        assert!(["bench", "bench.orders", "bench-raw"].into_iter().all(is_ours));
+        assert!(!["", "benches", "benchmark.orders", "pinion.bench", "amq.direct"].into_iter().any(is_ours));
+    }
+}

@@ -1,0 +1,215 @@
+//! Servers go away and come back: everything arrives, nothing is a dead letter.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pinion_tests::{Namespace, PrivateElasticsearch, PrivateRabbit, PrivateReplica, Setup, Worker, eventually};
+use serde_json::{Value, json};
+
+use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, send, settled};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Waits until the worker is ready, or not.
+async fn ready(worker: &Worker, expected: bool) -> Result<String> {
+    eventually(&format!("ready to be {expected}"), TIMEOUT, async || {
+        let (status, page) = worker.admin("/readyz").await?;
+        Ok(((status == 200) == expected).then_some(page))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn elasticsearch_goes_away_under_load_and_comes_back() -> Result<()> {
+    let namespace = Namespace::shop(20_000).await?;
+    let node = PrivateElasticsearch::start("").await?;
+    let setup = Setup {
+        elasticsearch: vec![node.elastic().url().to_owned()],
+        worker: "hold_s_max = 3\n".to_owned(),
+        ..Setup::shop(&namespace)?
+    };
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", 1..=20_000).await?;
+    settled(&worker, "orders", "indexed", 500).await?;
+    node.service().stop().await?;
+    let page = ready(&worker, false).await?;
+    assert!(page.contains("Elasticsearch"), "{page}");
+    let queue = format!("{}.orders", namespace.name());
+    let unsettled = 20_000 - worker.metrics().await?.sum("pinion_documents_total", &[("verdict", "indexed")]) as u32;
+    // What it held goes back: another worker might reach the cluster.
+    eventually("the messages to be back in their queue", TIMEOUT, async || {
+        let waiting = namespace.rabbit().ready(&queue).await?;
+        ensure!(waiting >= unsettled.saturating_sub(1), "{waiting} of {unsettled} wait");
+        Ok(Some(()))
+    })
+    .await?;
+    let tried = worker.metrics().await?.sum("pinion_retries_total", &[]);
+    assert!(tried < 500.0, "the node was hammered: {tried} tries");
+    node.service().start().await?;
+    ready(&worker, true).await?;
+    eventually("all orders", TIMEOUT * 2, async || {
+        let count = node.elastic().count(&namespace.index("orders")).await?;
+        ensure!(count == 20_000, "there are {count}");
+        Ok(Some(()))
+    })
+    .await?;
+    let peak = worker.memory_peak_bytes()?;
+    assert!(peak < 200 * MIB, "{} MiB", peak / MIB);
+    let letters = format!("{}-dead-letters", namespace.name());
+    assert_eq!(node.elastic().count(&letters).await?, 0);
+    assert_eq!(worker.terminate().await?, 0);
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn a_small_write_queue_slows_the_worker_down_and_loses_nothing() -> Result<()> {
+    let namespace = Namespace::shop(3_000).await?;
+    let node = PrivateElasticsearch::start("thread_pool.write.queue_size: 1\nthread_pool.write.size: 1\n").await?;
+    let setup = Setup {
+        elasticsearch: vec![node.elastic().url().to_owned()],
+        worker: "batch_max = 50\nbulks_in_flight_max = 32\nfetches_in_flight_max = 16\n".to_owned(),
+        ..Setup::shop(&namespace)?
+    };
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", 1..=3_000).await?;
+    settled(&worker, "orders", "indexed", 3_000).await?;
+    assert_eq!(node.elastic().count(&namespace.index("orders")).await?, 3_000);
+    let letters = format!("{}-dead-letters", namespace.name());
+    assert_eq!(node.elastic().count(&letters).await?, 0);
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn the_broker_restarts_and_the_worker_goes_on() -> Result<()> {
+    let namespace = Namespace::shop(500).await?;
+    let broker = PrivateRabbit::start().await?;
+    let setup = Setup { rabbitmq: broker.rabbit().url().to_owned(), ..Setup::shop(&namespace)? };
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    let message = |id: i64| json!({"id": id, "job_name": "orders"}).to_string().into_bytes();
+    let first: Vec<_> = (1..=250).map(message).collect();
+    broker.rabbit().publish(namespace.name(), "orders", &first).await?;
+    settled(&worker, "orders", "indexed", 250).await?;
+    broker.queues_on_disk().await?;
+    broker.service().stop().await?;
+    let page = ready(&worker, false).await?;
+    assert!(page.contains("RabbitMQ") || page.contains("waiting"), "{page}");
+    broker.service().start().await?;
+    ready(&worker, true).await?;
+    let second: Vec<_> = (251..=500).map(message).collect();
+    broker.rabbit().publish(namespace.name(), "orders", &second).await?;
+    settled(&worker, "orders", "indexed", 500).await?;
+    ensure!(compare_all(&namespace, &setup, "orders", "orders").await? == 500);
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_is_done_without() -> Result<()> {
+    let namespace = Namespace::shop(200).await?;
+    let replica = PrivateReplica::start().await?;
+    let setup = Setup { replicas: vec![replica.url(namespace.name())], ..Setup::shop(&namespace)? };
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", 1..=100).await?;
+    settled(&worker, "orders", "indexed", 100).await?;
+    replica.kill().await?;
+    send(&namespace, "orders", 101..=200).await?;
+    settled(&worker, "orders", "indexed", 200).await?;
+    replica.restart().await?;
+    namespace.execute("UPDATE orders SET status = 'accepted' WHERE id = 1").await?;
+    send(&namespace, "orders", [1]).await?;
+    document(&namespace, "orders", 1, |source| source["status"].clone(), Some(json!("accepted"))).await?;
+    assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn a_promoted_replica_raises_the_generation() -> Result<()> {
+    let namespace = Namespace::shop(100).await?;
+    let replica = PrivateReplica::start().await?;
+    let before = Setup { replicas: vec![replica.url(namespace.name())], ..Setup::shop(&namespace)? };
+    let pinion = applied(&namespace, &before).await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", 1..=100).await?;
+    settled(&worker, "orders", "indexed", 100).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    let old = namespace.elastic().get(&namespace.index("orders"), "1").await?.context("document 1")?;
+
+    replica.promote().await?;
+    let after = Setup {
+        primary: replica.url(namespace.name()),
+        replicas: Vec::new(),
+        jobs: before.jobs.clone(),
+        ..Setup::without_jobs(&namespace)?
+    };
+    let worker = after.write(&namespace)?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", [1]).await?;
+    settled(&worker, "orders", "indexed", 1).await?;
+    let new = namespace.elastic().get(&namespace.index("orders"), "1").await?.context("document 1")?;
+    let generation = |document: &Value| document["_version"].as_u64().unwrap_or_default() >> 53;
+    assert_eq!((generation(&old), generation(&new)), (1, 2));
+    assert_eq!(worker.terminate().await?, 0);
+
+    // Who is left on the old primary is refused, in words that say what to do.
+    let left_behind = before.write(&namespace)?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", [2]).await?;
+    eventually("the old primary to be refused", TIMEOUT, async || {
+        let (_, page) = left_behind.admin("/readyz").await?;
+        Ok(page.contains("was failed over from").then_some(()))
+    })
+    .await?;
+    namespace.finish().await
+}
+
+/// A worker that dies on one message again and again must not take its neighbours along.
+#[tokio::test]
+async fn redelivered_messages_are_suspects_and_innocent_ones_are_indexed() -> Result<()> {
+    let namespace = Namespace::shop(300).await?;
+    let replica = PrivateReplica::start().await?;
+    let setup =
+        Setup { replicas: vec![replica.url(namespace.name())], on_lag: "wait".to_owned(), ..Setup::shop(&namespace)? };
+    let pinion = applied(&namespace, &setup).await?;
+    replica.pause().await?;
+    namespace.execute("UPDATE orders SET status = 'placed'").await?;
+    send(&namespace, "orders", 1..=300).await?;
+    let queue = format!("{}.orders", namespace.name());
+    // Held up by a replica that stands still, then killed: everything comes back.
+    for _ in 0..2 {
+        let worker = pinion.work(&["--jobs", "orders"]).await?;
+        eventually("the worker to hold all", TIMEOUT, async || {
+            let waiting = namespace.rabbit().ready(&queue).await?;
+            let taken = worker.metrics().await?.sum("pinion_messages_total", &[("job", "orders")]);
+            Ok((waiting == 0 && taken >= 300.0).then_some(()))
+        })
+        .await?;
+        worker.kill().await?;
+        eventually("the messages to be back", TIMEOUT, async || {
+            Ok((namespace.rabbit().ready(&queue).await? == 300).then_some(()))
+        })
+        .await?;
+    }
+    replica.resume().await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    settled(&worker, "orders", "indexed", 300).await?;
+    let suspects = worker.metrics().await?.sum("pinion_messages_total", &[("job", "orders"), ("verdict", "suspect")]);
+    assert!(suspects > 0.0, "nothing was suspected");
+    ensure!(compare_all(&namespace, &setup, "orders", "orders").await? == 300);
+    assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn an_orderly_end_finishes_what_was_taken() -> Result<()> {
+    let namespace = Namespace::shop(3000).await?;
+    let setup = Setup { worker: "batch_max = 100\n".to_owned(), ..Setup::shop(&namespace)? };
+    let pinion = applied(&namespace, &setup).await?;
+    send(&namespace, "orders", 1..=3000).await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    settled(&worker, "orders", "indexed", 100).await?;
+    let before = tokio::time::Instant::now();
+    assert_eq!(worker.terminate().await?, 0);
+    assert!(before.elapsed() < Duration::from_secs(30), "{:?}", before.elapsed());
+    let queue = format!("{}.orders", namespace.name());
+    let waiting = u64::from(namespace.rabbit().ready(&queue).await?);
+    let indexed = namespace.elastic().count(&namespace.index("orders")).await?;
+    assert_eq!(indexed + waiting, 3000, "{indexed} indexed, {waiting} wait");
+    namespace.finish().await
+}

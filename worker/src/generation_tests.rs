@@ -1,0 +1,78 @@
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::*;
+use crate::ports::{BulkAnswer, Future_, StateDocument};
+
+/// State documents in memory, with sequence numbers.
+#[derive(Default)]
+struct Memory(Mutex<HashMap<String, (Value, u64)>>);
+
+impl Index for Memory {
+    fn bulk<'a>(&'a self, _: &'a str, _: Bytes, _: usize) -> Future_<'a, BulkAnswer> {
+        unreachable!("generations send no bulks")
+    }
+
+    fn state<'a>(&'a self, _: &'a str, id: &'a str) -> Future_<'a, Result<Option<StateDocument>, Fault>> {
+        let stored = self.0.lock().expect("unpoisoned").get(id).cloned();
+        Box::pin(async move { Ok(stored.map(|(source, seq)| StateDocument { source, seq_no: (seq, 1) })) })
+    }
+
+    fn put_state<'a>(
+        &'a self,
+        _: &'a str,
+        id: &'a str,
+        source: &'a Value,
+        expected: Option<(u64, u64)>,
+    ) -> Future_<'a, Result<bool, Fault>> {
+        let mut stored = self.0.lock().expect("unpoisoned");
+        let present = stored.get(id).map(|(_, seq)| (*seq, 1));
+        let fits = present == expected;
+        if fits {
+            stored.insert(id.to_owned(), (source.clone(), present.map_or(0, |(seq, _)| seq + 1)));
+        }
+        Box::pin(async move { Ok(fits) })
+    }
+
+    fn ping(&self) -> Future_<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn position(timeline: u32, at: u64) -> Position {
+    Position { identity: Identity { system: 7, timeline }, at }
+}
+
+fn worker(memory: &Arc<Memory>) -> Generations {
+    Generations::new("shop", memory.clone(), "pinion-sources".to_owned())
+}
+
+#[tokio::test]
+async fn a_failover_raises_the_generation_for_all_workers() {
+    let memory = Arc::new(Memory::default());
+    let (left, right) = (worker(&memory), worker(&memory));
+    assert_eq!(left.of(&position(1, 100)).await.expect("known"), 1);
+    assert_eq!(right.of(&position(1, 90)).await.expect("known"), 1);
+    assert_eq!(left.of(&position(2, 50)).await.expect("raised"), 2);
+    assert_eq!(right.of(&position(2, 60)).await.expect("raised once"), 2);
+    let old = right.of(&position(1, 200)).await.expect_err("failed over from");
+    assert!(old.to_string().contains("was failed over from"), "{old}");
+    let before = left.version(1, 1 << 40).expect("a version");
+    assert!(left.version(2, 50).expect("a version") > before);
+}
+
+#[tokio::test]
+async fn a_position_that_falls_on_the_same_history_is_refused() {
+    let memory = Arc::new(Memory::default());
+    let first = worker(&memory);
+    first.of(&position(1, 1000)).await.expect("known");
+    first.keep_mark().await.expect("kept");
+    // What was seen since the last call is not kept yet: answers overtake each other.
+    first.of(&position(1, 900)).await.expect("an overtaken answer");
+    first.keep_mark().await.expect("kept");
+    let restored = worker(&memory).of(&position(1, 500)).await.expect_err("restored");
+    assert!(restored.to_string().contains("--raise-generation shop"), "{restored}");
+    worker(&memory).of(&position(1, 1000)).await.expect("at the mark");
+}
