@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::Bench;
-use crate::metrics::Histogram;
+use crate::metrics::{Histogram, Stages};
 use crate::pinion::JOB;
 use crate::whole_way::{connect, settled_at_least};
 
@@ -23,6 +23,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub(crate) struct LatencyRun {
     /// From a message's sending to its settled document, in seconds.
     pub(crate) seconds: Histogram,
+    /// What the time went into.
+    pub(crate) stages: Stages,
     /// Jobs a second that were in fact sent.
     pub(crate) sent_per_second: f64,
     /// The worker's CPU seconds for each document.
@@ -50,7 +52,8 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<LatencyRun> {
     bench.queue_is_empty().await?;
     let name = "pinion_end_to_end_seconds";
     let seconds = after.histogram(name)?.since(&before.histogram(name)?);
-    Ok(LatencyRun { seconds, sent_per_second, worker_cpu_seconds: cpu.workers / sent as f64 })
+    let stages = Stages::between(&before, &after)?;
+    Ok(LatencyRun { seconds, stages, sent_per_second, worker_cpu_seconds: cpu.workers / sent as f64 })
 }
 
 struct Sender {

@@ -26,6 +26,28 @@ pub(crate) struct Quantile {
     pub(crate) upper: f64,
 }
 
+/// How batches fared between two moments.
+#[derive(Debug, Clone)]
+pub(crate) struct Stages {
+    pub(crate) batch_ids: Histogram,
+    pub(crate) fence_seconds: Histogram,
+    pub(crate) fetch_seconds: Histogram,
+    pub(crate) bulk_seconds: Histogram,
+}
+
+impl Stages {
+    /// What came between the two.
+    pub(crate) fn between(before: &Metrics, after: &Metrics) -> Result<Self> {
+        let of = |name: &str| Ok(after.histogram(name)?.since(&before.histogram(name)?));
+        Ok(Self {
+            batch_ids: of("pinion_batch_ids")?,
+            fence_seconds: of("pinion_fence_seconds")?,
+            fetch_seconds: of("pinion_fetch_seconds")?,
+            bulk_seconds: of("pinion_bulk_seconds")?,
+        })
+    }
+}
+
 impl Metrics {
     /// Adds another worker's text: sums go over all of them.
     pub(crate) fn add(&mut self, text: &str) {

@@ -17,9 +17,13 @@ pub(crate) const CONNECTIONS: usize = 4;
 /// The index, made anew for each run.
 const INDEX: &str = "bench-raw";
 
-/// Warming up ends when a pass is not faster than the best before it by this much, or after so many passes.
-const STILL_RISING: f64 = 1.05;
-const WARM_UP_PASSES_MAX: u32 = 8;
+/// The node is warm when it has had the fewest of these documents, and this many passes, one after the other, did not need less of its
+/// CPU than the best before them by more than the given part; or when it has had the most. Its CPU tells more than the speed,
+/// which falls whenever the machine is busy with something else.
+const WARM_UP_DOCUMENTS_MIN: usize = 600_000;
+const WARM_UP_DOCUMENTS_MAX: usize = 2_000_000;
+const STEADY_PASSES: u32 = 2;
+const STEADY_WITHIN: f64 = 0.05;
 
 /// One pass over all documents.
 #[derive(Debug, Clone, Copy)]
@@ -30,18 +34,25 @@ pub(crate) struct RawRun {
     pub(crate) seconds: f64,
 }
 
-/// Sends the documents until a pass is no faster than those before; how many passes that took.
+/// Sends the documents again and again until the node is warm; how many passes that took.
 pub(crate) async fn warm_up(bench: &Bench<'_>) -> Result<u32> {
-    let mut best = 0.0;
-    for pass in 1..=WARM_UP_PASSES_MAX {
-        let speed = run(bench).await?.documents_per_second;
-        eprintln!("warm-up {pass}: raw bulk {speed:.0} documents/s");
-        if speed < best * STILL_RISING {
+    let mut best = f64::INFINITY;
+    let mut steady = 0;
+    let mut pass = 0;
+    loop {
+        pass += 1;
+        let RawRun { documents_per_second, cpu, .. } = run(bench).await?;
+        let microseconds = cpu.elasticsearch / bench.documents.count as f64 * 1e6;
+        eprintln!(
+            "warm-up {pass}: {documents_per_second:.0} documents/s, {microseconds:.0} µs of Elasticsearch's CPU a document"
+        );
+        steady = if microseconds > best * (1.0 - STEADY_WITHIN) { steady + 1 } else { 0 };
+        best = best.min(microseconds);
+        let sent = bench.documents.count * pass as usize;
+        if sent >= WARM_UP_DOCUMENTS_MAX || (sent >= WARM_UP_DOCUMENTS_MIN && steady >= STEADY_PASSES) {
             return Ok(pass);
         }
-        best = best.max(speed);
     }
-    Ok(WARM_UP_PASSES_MAX)
 }
 
 /// Sends all documents to a fresh index.
@@ -49,7 +60,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<RawRun> {
     let elasticsearch = &bench.servers.elasticsearch;
     elasticsearch.delete_indexes(&format!("{INDEX}*")).await?;
     elasticsearch.create(INDEX, &bench.mapping).await?;
-    let url: Arc<str> = format!("{}/{INDEX}/_bulk?filter_path=errors", elasticsearch.url()).into();
+    let url: Arc<str> = format!("{}/{INDEX}/_bulk?filter_path=errors,items.*.error", elasticsearch.url()).into();
     let next = Arc::new(AtomicUsize::new(0));
     let before = bench.services.read(&[])?;
     let began = Instant::now();

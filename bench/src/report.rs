@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cpu::CpuSeconds;
 use crate::latency::LatencyRun;
+use crate::metrics::{Histogram, Stages};
 use crate::raw::{CONNECTIONS, RawRun};
 use crate::table::{Goal, Table};
 use crate::whole_way::WholeWayRun;
@@ -114,11 +115,21 @@ fn whole_way_table(surroundings: &Surroundings, runs: &[Run], number: usize, of:
     table.row("RabbitMQ's CPU, s per 100,000", &each(&|way| way.cpu.rabbitmq * per_100_000), None);
     let allowed = each(&|way| surroundings.cores as f64 * documents / way.cpu.services());
     table.row("what the services' CPU alone would allow, documents/s", &allowed, None);
-    table.row("ids a batch, mean", &each(&|way| way.batches.mean()), None);
-    table.row("batches", &each(&|way| way.batches.count), None);
+    stage_rows(&mut table, runs.iter().map(|run| &of(run).stages));
     table.row("published before with confirms, ids/s", &each(&|way| way.published_per_second), None);
     table.row("everything else, % of the machine", &each(&|way| others(surroundings, &way.cpu, way.seconds)), None);
     table
+}
+
+fn stage_rows<'a>(table: &mut Table, runs: impl Iterator<Item = &'a Stages>) {
+    let runs: Vec<&Stages> = runs.collect();
+    let mut means = |figure: &str, unit: f64, histogram: fn(&Stages) -> &Histogram| {
+        table.row(figure, &runs.iter().map(|run| histogram(run).mean() * unit).collect::<Vec<f64>>(), None);
+    };
+    means("ids a batch, mean", 1.0, |stages| &stages.batch_ids);
+    means("a batch's fence, ms, mean", 1000.0, |stages| &stages.fence_seconds);
+    means("a batch's rows, ms, mean", 1000.0, |stages| &stages.fetch_seconds);
+    means("a batch's bulk request, ms, mean", 1000.0, |stages| &stages.bulk_seconds);
 }
 
 /// What others took of the machine meanwhile, a hypervisor included: the figures are the worse for it.
@@ -134,6 +145,7 @@ fn latency_table(runs: &[&LatencyRun]) -> Table {
     table.row("p50, ms from message to settled document", &milliseconds(0.5), None);
     table.row("p99, ms", &milliseconds(0.99), None);
     table.row("highest, ms (upper bound of its bucket)", &milliseconds(1.0), None);
+    stage_rows(&mut table, runs.iter().map(|run| &run.stages));
     table.row("sent, jobs/s", &each(&|run| run.sent_per_second), None);
     table.row("worker's CPU, µs a document", &each(&|run| run.worker_cpu_seconds * 1e6), None);
     table

@@ -9,7 +9,7 @@ use pinion_schemas::{Job, Names};
 
 use crate::Bench;
 use crate::cpu::CpuSeconds;
-use crate::metrics::{Histogram, Metrics};
+use crate::metrics::{Metrics, Stages};
 use crate::pinion::{INDEX, JOB, Workers};
 use crate::servers::NAMESPACE;
 
@@ -30,8 +30,8 @@ pub(crate) struct WholeWayRun {
     pub(crate) seconds: f64,
     /// The most memory of one worker.
     pub(crate) memory_peak_bytes: u64,
-    /// Ids a batch.
-    pub(crate) batches: Histogram,
+    /// How the batches fared.
+    pub(crate) stages: Stages,
 }
 
 /// Queues all documents, `ids_per_message` in each message, and times the workers.
@@ -55,10 +55,10 @@ pub(crate) async fn run(bench: &Bench<'_>, ids_per_message: usize) -> Result<Who
     let cpu = bench.services.read(&workers.pids())? - before;
     let seconds = began.elapsed().as_secs_f64();
     let memory_peak_bytes = workers.memory_peak_bytes()?;
-    let batches = metrics.histogram("pinion_batch_ids")?;
+    let stages = Stages::between(&Metrics::default(), &metrics)?;
     workers.end().await?;
     bench.queue_is_empty().await?;
-    Ok(WholeWayRun { published_per_second, documents_per_second, cpu, seconds, memory_peak_bytes, batches })
+    Ok(WholeWayRun { published_per_second, documents_per_second, cpu, seconds, memory_peak_bytes, stages })
 }
 
 /// Publishes with confirms, as applications do; documents a second.

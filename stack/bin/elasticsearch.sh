@@ -30,7 +30,7 @@ path.logs: $LOGS
 cluster.routing.allocation.disk.threshold_enabled: false
 ${EXTRA:-}
 CONF
-  launch "$NODE" "$JAVA" -Xms"$ELASTICSEARCH_HEAP" -Xmx"$ELASTICSEARCH_HEAP" -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError \
+  launch "$NODE" "$JAVA" -Xms"$ELASTICSEARCH_HEAP" -Xmx"$ELASTICSEARCH_HEAP" -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError $ELASTICSEARCH_JAVA \
     -cp "$DIR/lib/*" local.LocalNode "$HOME_DIR"
   wait_ready "$NODE" 180 ready
   say "$NODE: ready on $ELASTICSEARCH_URL after $(( $(now_ms) - t0 )) ms"

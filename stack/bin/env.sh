@@ -23,6 +23,7 @@ APICURIO_VERSION="${APICURIO_VERSION:-2.6.13.Final}"
 # The newest 8.x whose HTTP transport is on Maven Central; needs Java 17. 9.0.4 (elasticsearch9.sh) needs Java 21 or newer.
 ELASTICSEARCH_VERSION="${ELASTICSEARCH_VERSION:-8.18.8}"
 ELASTICSEARCH_HEAP="${ELASTICSEARCH_HEAP:-1g}"
+ELASTICSEARCH_JAVA="${ELASTICSEARCH_JAVA:-}"   # more options for its Java
 
 # --- heaps ----------------------------------------------------------------
 BROKER_HEAP="${BROKER_HEAP:--Xms256m -Xmx512m}"

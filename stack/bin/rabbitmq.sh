@@ -36,14 +36,10 @@ CONF
   launch "$NODE" "$RABBIT/rabbitmq-server"
   wait_ready "$NODE" 180 ready
   local beam; beam=$(cat "$DIR/pid"); echo "$beam $(proc_start "$beam")" >"$RUN/$NODE.pid"   # the server itself, not the shell before it
-  say "$NODE: ready on $HOST:$RABBITMQ_PORT after $(( $(now_ms) - t0 )) ms, version $("$RABBIT/rabbitmqctl" -q version)"
+  say "$NODE: ready on $HOST:$RABBITMQ_PORT after $(( $(now_ms) - t0 )) ms"
 }
 stop() {
-  if alive "$NODE"; then
-    environment; "$RABBIT/rabbitmqctl" -q stop "$DIR/pid" >/dev/null || stop_pid "$NODE"
-    say "$NODE: stopped"
-  else say "$NODE: not running"; fi
-  rm -f "$RUN/$NODE.pid"
+  stop_pid "$NODE"   # on SIGTERM it stops in good order
   # The port mapper outlives a node that was killed.
   if port_open $((RABBITMQ_PORT + 4)); then epmd -port $((RABBITMQ_PORT + 4)) -kill >/dev/null 2>&1 || true; fi
 }

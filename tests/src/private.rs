@@ -24,6 +24,8 @@ impl PrivateElasticsearch {
             ("ELASTICSEARCH_VERSION", version),
             ("ELASTICSEARCH_PORT", port.to_string()),
             ("ELASTICSEARCH_HEAP", "512m".to_owned()),
+            // Half the CPU of a start, for a node that lives for seconds.
+            ("ELASTICSEARCH_JAVA", "-XX:TieredStopAtLevel=1".to_owned()),
             ("EXTRA", extra_yml.to_owned()),
         ];
         let service = PrivateService::new(ELASTICSEARCH, environment);

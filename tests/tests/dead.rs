@@ -7,6 +7,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pinion_tests::{Namespace, Setup, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::shop::{TIMEOUT, applied, dead_letters, dead_letters_of, send, send_raw, settled};
 
@@ -120,6 +123,70 @@ async fn write_letters(namespace: &Namespace, ids: RangeInclusive<i64>, replayin
     });
     stream::iter(writes).buffer_unordered(32).try_for_each(async |_| Ok(())).await?;
     namespace.elastic().refresh(&index).await
+}
+
+/// Between a client and the broker: holds back what contains `needle`, and all that the client sends after it, until it is let go.
+/// Gives the address for the client, and a sender of letting go whose receivers are the connections held back.
+async fn barrier(broker: &str, needle: &'static [u8]) -> Result<(String, watch::Sender<bool>)> {
+    let server = broker.split(['@', '/']).nth(3).context("amqp://user:password@host:port/")?.to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = broker.replace(&server, &listener.local_addr()?.to_string());
+    let (let_go, _) = watch::channel(false);
+    let gate = let_go.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, gate) = (TcpStream::connect(server.clone()).await?, gate.clone());
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            tokio::spawn(async move {
+                let mut sent = vec![0; 65_536];
+                loop {
+                    let bytes = from_client.read(&mut sent).await?;
+                    if bytes == 0 {
+                        return to_server.shutdown().await;
+                    }
+                    if sent[..bytes].windows(needle.len()).any(|part| part == needle) {
+                        let mut gate = gate.subscribe();
+                        gate.wait_for(|open| *open).await.map_err(std::io::Error::other)?;
+                    }
+                    to_server.write_all(&sent[..bytes]).await?;
+                }
+            });
+        }
+        std::io::Result::Ok(())
+    });
+    Ok((address, let_go))
+}
+
+#[tokio::test]
+async fn a_letter_that_is_written_anew_while_its_message_is_published_stays() -> Result<()> {
+    let namespace = Namespace::shop(1).await?;
+    let mut setup = Setup::shop(&namespace)?;
+    applied(&namespace, &setup).await?;
+    write_letters(&namespace, 7..=9, false).await?;
+    let (address, let_go) = barrier(namespace.rabbit().url(), br#""id":8}"#).await?;
+    setup.rabbitmq = address;
+    let pinion = setup.write(&namespace)?;
+    let replay = pinion.command(&["dead", "replay", "--yes", "--json"]);
+    let worker = async {
+        eventually("the message to be on its way", TIMEOUT, async || Ok((let_go.receiver_count() > 0).then_some(())))
+            .await?;
+        // As a worker does whose document fails again.
+        let path = format!("/{}-dead-letters/_update/customers%2F8", namespace.name());
+        let doc = json!({"doc": {"replaying": false, "last_at": 1_000, "error": "again"}});
+        namespace.elastic().ok(Method::POST, &path, Some(doc)).await?;
+        let_go.send_replace(true);
+        anyhow::Ok(())
+    };
+    let (replayed, worker) = tokio::join!(replay, worker);
+    worker?;
+    let replayed = replayed?.ok()?.json()?;
+    assert_eq!(replayed, json!({"replayed": 2, "failed_again": 1, "changed": 0, "refused": {}}));
+    let letters = dead_letters(&namespace).await?;
+    assert_eq!(letters.iter().map(|letter| letter["error"].clone()).collect::<Vec<_>>(), ["again"]);
+    assert_eq!(namespace.rabbit().ready(&format!("{}.customers", namespace.name())).await?, 3);
+    namespace.finish().await
 }
 
 #[tokio::test]

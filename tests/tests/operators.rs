@@ -38,9 +38,9 @@ async fn a_paused_job_takes_nothing_anywhere_until_it_is_resumed() -> Result<()>
 
     let paused = pinion.command(&["pause", "orders", "--reason", "the disk is full"]).await?.ok()?;
     assert_eq!(paused.stdout, "orders is paused\n2 workers followed\n");
+    send(&namespace, "orders", 1..=50).await?;
     let third = pinion.work(&[]).await?;
     told(&third, "orders", "paused").await?;
-    send(&namespace, "orders", 1..=50).await?;
     send(&namespace, "merchants", 1..=500).await?;
     eventually("the merchants, which nobody paused", TIMEOUT, async || {
         Ok((namespace.elastic().count(&namespace.index("merchants")).await? == 500).then_some(()))

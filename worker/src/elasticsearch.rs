@@ -183,7 +183,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     // The outermost error of the client names the whole URL.
-    match causes.iter().filter(|cause| !cause.contains("://")).last() {
+    match causes.iter().rfind(|cause| !cause.contains("://")) {
         Some(innermost) => innermost.clone(),
         None => "no answer".to_owned(),
     }

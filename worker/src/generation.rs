@@ -55,24 +55,26 @@ impl Generations {
     /// The primary is on an earlier history, or behind what was seen on this one; or the state
     /// can't be read or written.
     pub async fn of(&self, position: &Position) -> Result<u16, Fault> {
-        if let Some(generation) = self.known_generation(position)? {
+        // A refusal is believed only of what was just read: an operator may have raised the generation.
+        if let Ok(Some(generation)) = self.known_generation(position) {
             return Ok(generation);
         }
         loop {
-            let stored = self.load().await?;
-            let (state, expected) = match stored {
-                Some((state, _)) if state.identity == position.identity => {
-                    self.remember(state);
-                    // Checked against the mark that was just read.
-                    return self.known_generation(position)?.ok_or_else(|| self.refusal("its state changed meanwhile"));
-                }
-                Some((state, seq_no)) => (self.raised(state, position)?, Some(seq_no)),
-                None => (SourceState::first(position), None),
+            let (state, expected) = match self.load().await? {
+                Some((state, _)) if state.identity == position.identity => (state, None),
+                Some((state, seq_no)) => (self.raised(state, position)?, Some(Some(seq_no))),
+                None => (SourceState::first(position), Some(None)),
             };
-            if self.store(&state, expected).await? {
-                tracing::info!(source = self.source, generation = state.generation, identity = %state.identity, "generation");
-                let generation = state.generation;
-                self.remember(state);
+            if let Some(expected) = expected {
+                if !self.store(&state, expected).await? {
+                    continue;
+                }
+                let (generation, identity) = (state.generation, state.identity);
+                tracing::info!(source = self.source, generation, %identity, "generation");
+            }
+            self.remember(state);
+            // Checked against the mark that was just read, unless another failover was seen meanwhile.
+            if let Some(generation) = self.known_generation(position)? {
                 return Ok(generation);
             }
         }
@@ -99,7 +101,7 @@ impl Generations {
         };
         let Some(known) = known.filter(|known| known.mark < seen) else { return Ok(()) };
         let Some((stored, seq_no)) = self.load().await? else { return Ok(()) };
-        if stored.identity != known.identity {
+        if stored.identity != known.identity || stored.generation != known.generation {
             self.lock().state = None;
             return Ok(());
         }
@@ -144,7 +146,8 @@ impl Generations {
 
     fn remember(&self, state: SourceState) {
         let mut known = self.lock();
-        if known.state.as_ref().is_none_or(|before| before.identity != state.identity) {
+        let same = |before: &SourceState| before.identity == state.identity && before.generation == state.generation;
+        if !known.state.as_ref().is_some_and(same) {
             known.seen = state.mark;
             known.seen_before = state.mark;
         }

@@ -280,7 +280,7 @@ mod tests {
         let mut now = Instant::now();
         let mut controller = Controller::new(8, now);
         drive(&mut controller, &mut now, 50, Duration::from_millis(20), Signal::Accepted);
-        drive(&mut controller, &mut now, 2, Duration::from_millis(200), Signal::Accepted);
+        drive(&mut controller, &mut now, 1, Duration::from_millis(200), Signal::Accepted);
         assert!(controller.places() < 8);
     }
 

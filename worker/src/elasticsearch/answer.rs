@@ -65,7 +65,17 @@ fn bulk_error(error: &Value) -> BulkError {
     if reason.is_empty() {
         reason = error.to_string();
     }
-    BulkError { kind, reason }
+    BulkError { kind, reason: shortened(reason) }
+}
+
+/// Elasticsearch quotes the field's value, however long it is.
+fn shortened(mut reason: String) -> String {
+    const REASON_BYTES_MAX: usize = 1000;
+    if reason.len() > REASON_BYTES_MAX {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        reason.push('…');
+    }
+    reason
 }
 
 /// What a refused request means. The body is Elasticsearch's error, or whatever a proxy says.

@@ -192,7 +192,7 @@ impl Builder {
     /// A request for the documents `ids`, all of the version `version`, of `bytes_max` at the most.
     pub fn new(ids: &[Id], version: Version, bytes_max: usize) -> Self {
         let mut action_end = String::new();
-        write!(action_end, ",\"version\":{},\"version_type\":\"external_gte\"}}}}\n", version.as_u64())
+        writeln!(action_end, ",\"version\":{},\"version_type\":\"external_gte\"}}}}", version.as_u64())
             .expect("writing to a String does not fail");
         Self {
             entry_of: ids.iter().cloned().zip(0..).collect(),

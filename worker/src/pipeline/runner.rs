@@ -124,13 +124,15 @@ impl Runner {
         if let Some(broken) = broken {
             self.mended(broken).await;
         }
-        if self.surroundings.controls.is_paused(self.job.name()) {
-            tracing::info!(job = self.job.name(), "paused by an operator");
-            self.tell(JobState::Paused, Some("paused by an operator: `pinion resume` lets it go on".to_owned()));
-            self.surroundings.controls.resumed(self.job.name()).await;
-            tracing::info!(job = self.job.name(), "resumed");
-        }
-        if let Some(reason) = self.job.away() {
+        loop {
+            if self.surroundings.controls.is_paused(self.job.name()) {
+                tracing::info!(job = self.job.name(), "paused by an operator");
+                self.tell(JobState::Paused, Some("paused by an operator: `pinion resume` lets it go on".to_owned()));
+                self.surroundings.controls.resumed(self.job.name()).await;
+                tracing::info!(job = self.job.name(), "resumed");
+            }
+            // It may be paused again while a server is waited for.
+            let Some(reason) = self.job.away() else { return };
             self.tell(JobState::Waiting, Some(reason));
             self.job.gates_opened().await;
         }

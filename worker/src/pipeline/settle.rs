@@ -220,13 +220,7 @@ async fn carry_out(batch: Batch, decisions: Vec<Option<Decision>>) -> Rest {
         let (letters, entries): (Vec<_>, Vec<_>) =
             sorted.dead.into_iter().map(|(letter, entry)| (letter, ("dead_letter", entry))).unzip();
         for letter in &letters {
-            tracing::warn!(
-                job = letter.job,
-                id = letter.id,
-                reason = letter.reason,
-                error = letter.error,
-                "dead letter"
-            );
+            tracing::warn!(job = letter.job, id = letter.id, reason = letter.reason, "dead letter");
         }
         match dead_letter::write(job.index.as_ref(), &job.settings.dead_letters, &letters).await {
             Ok(()) => done(&job, &entries),

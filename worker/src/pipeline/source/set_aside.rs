@@ -47,7 +47,7 @@ pub(super) async fn run(job: Arc<Job>, mut asides: mpsc::Receiver<Aside>) {
         for aside in waiting.drain(..) {
             match aside {
                 Aside::Dead(letter, receipt) => {
-                    tracing::warn!(job = letter.job, reason = letter.reason, error = letter.error, "dead letter");
+                    tracing::warn!(job = letter.job, reason = letter.reason, "dead letter");
                     letters.push(letter);
                     receipts.push(receipt);
                 }
