@@ -38,7 +38,8 @@ finish() {
 trap finish EXIT
 
 start_worker() {   # start_worker NAME: a worker on a free admin port, its log in $DIR
-  "$PINION" work --listen 127.0.0.1:0 2>"$DIR/$1.log" &
+  : >"$DIR/$1.log"
+  "$PINION" work --listen 127.0.0.1:0 2>>"$DIR/$1.log" &
   PID[$1]=$!
   local i
   for ((i = 0; i < 100; i++)); do

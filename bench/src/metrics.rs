@@ -38,7 +38,7 @@ pub(crate) struct Stages {
 impl Stages {
     /// What came between the two.
     pub(crate) fn between(before: &Metrics, after: &Metrics) -> Result<Self> {
-        let of = |name: &str| Ok(after.histogram(name)?.since(&before.histogram(name)?));
+        let of = |name: &str| -> Result<Histogram> { Ok(after.histogram(name)?.since(&before.histogram(name)?)) };
         Ok(Self {
             batch_ids: of("pinion_batch_ids")?,
             fence_seconds: of("pinion_fence_seconds")?,

@@ -274,6 +274,7 @@ async fn what_is_outstanding_is_bounded_and_closing_waits_for_it() -> Result<()>
         let error = impatient.publish(&Job::new("a", 0)).await.expect_err("the broker is frozen");
         ensure!(matches!(error, PublishError::TimedOut { waited_ms: 1_000 }), "{error}");
         assert_eq!(taken.load(Ordering::Relaxed), OUTSTANDING_MAX + 1, "all that fit, and one that waits for room");
+        impatient.close().await;
         broker.service().resume()
     };
     let (report, frozen) = tokio::join!(publisher.publish_all(jobs), frozen);

@@ -55,9 +55,10 @@ struct Confirm {
 impl<'a> Session<'a> {
     /// Opens a channel and publishes on it until it ends.
     pub(super) async fn run(supervisor: &'a mut Supervisor, connection: &'a Connection) -> End {
-        let channel = match open(connection).await {
-            Ok(channel) => Arc::new(channel),
-            Err(error) => return End::ConnectionLost(error.to_string()),
+        let channel = match supervisor.meanwhile(open(connection)).await {
+            Some(Ok(channel)) => Arc::new(channel),
+            Some(Err(error)) => return End::ConnectionLost(error.to_string()),
+            None => return End::Finished,
         };
         if !connection.status().blocked() {
             supervisor.link.send_replace(Link::Up);

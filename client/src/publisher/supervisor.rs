@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use lapin::Connection;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::connection::{ConnectError, connect};
+use crate::connection::connect;
 use crate::error::PublishError;
 use crate::publisher::message::Outgoing;
 use crate::publisher::session::{End, Session};
 
 const RECONNECT_MS_MIN: u64 = 100;
 const RECONNECT_MS_MAX: u64 = 5_000;
+const CLOSE_MS_MAX: u64 = 1_000;
 
 /// How to connect, and how long a message may take.
 pub(super) struct Broker {
@@ -86,8 +87,11 @@ impl Supervisor {
                 }
             }
         }
-        if let Err(error) = connection.close(200, "OK".into()).await {
-            debug!(%error, "the connection was gone before it was closed");
+        // A courtesy: everything is answered, and a broker that stands still must not hold up the caller.
+        match timeout(Duration::from_millis(CLOSE_MS_MAX), connection.close(200, "OK".into())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "the connection was gone before it was closed"),
+            Err(_elapsed) => debug!("the broker did not answer to the closing of the connection"),
         }
     }
 
@@ -96,7 +100,13 @@ impl Supervisor {
         let mut pause_ms = RECONNECT_MS_MIN;
         self.link.send_replace(Link::Down(reason));
         loop {
-            match self.attempt(jittered(pause_ms)).await? {
+            let Broker { url, name, ca_file, .. } = &self.broker;
+            let (url, name, ca_file) = (url.clone(), name.clone(), ca_file.clone());
+            let attempt = async move {
+                sleep(jittered(pause_ms)).await;
+                connect(&url, &name, ca_file.as_deref()).await
+            };
+            match self.meanwhile(attempt).await? {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
                     debug!(%error, "no connection to the broker yet");
@@ -107,18 +117,14 @@ impl Supervisor {
         }
     }
 
-    /// Waits and connects once, taking commands meanwhile; none if there is no longer a reason to.
-    async fn attempt(&mut self, pause: Duration) -> Option<Result<Connection, ConnectError>> {
-        let Broker { url, name, ca_file, .. } = &self.broker;
-        let (url, name, ca_file) = (url.clone(), name.clone(), ca_file.clone());
-        let mut attempt = std::pin::pin!(async move {
-            sleep(pause).await;
-            connect(&url, &name, ca_file.as_deref()).await
-        });
+    /// Waits for something of the broker's, takes commands meanwhile and answers the messages whose time is over; none if
+    /// there is no longer a reason to wait.
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
         while !self.finished() {
             let oldest = self.waiting.front().and_then(Outgoing::deadline);
             tokio::select! {
-                connected = &mut attempt => return Some(connected),
+                done = &mut work => return Some(done),
                 command = self.commands.recv(), if !self.closing => self.take(command),
                 () = sleep_to(oldest), if oldest.is_some() => self.expire_waiting(),
             }
