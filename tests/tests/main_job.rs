@@ -113,23 +113,28 @@ async fn nothing_stale_is_written_while_the_replica_stands_still() -> Result<()>
     namespace.finish().await
 }
 
+/// With `PINION_TEST_ORDERS=200000` as many as the benchmark has.
 #[tokio::test]
 async fn a_killed_worker_loses_nothing() -> Result<()> {
-    let namespace = Namespace::shop(20_000).await?;
+    let orders = match std::env::var("PINION_TEST_ORDERS") {
+        Ok(orders) => orders.parse()?,
+        Err(_) => 20_000,
+    };
+    let namespace = Namespace::shop(orders).await?;
     let setup = Setup { worker: "batch_max = 200\n".to_owned(), ..Setup::shop(&namespace)? };
     let pinion = applied(&namespace, &setup).await?;
-    send(&namespace, "orders", 1..=20_000).await?;
+    send(&namespace, "orders", 1..=i64::from(orders)).await?;
     let first = pinion.work(&["--jobs", "orders"]).await?;
     let second = pinion.work(&["--jobs", "orders"]).await?;
     settled(&first, "orders", "indexed", 1000).await?;
     first.kill().await?;
     eventually("all orders", TIMEOUT * 2, async || {
         let count = namespace.elastic().count(&namespace.index("orders")).await?;
-        ensure!(count == 20_000, "there are {count}");
+        ensure!(count == u64::from(orders), "there are {count}");
         Ok(Some(()))
     })
     .await?;
-    ensure!(compare_all(&namespace, &setup, "orders", "orders").await? == 20_000);
+    ensure!(compare_all(&namespace, &setup, "orders", "orders").await? == orders as usize);
     assert_eq!(second.terminate().await?, 0);
     assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
     namespace.finish().await

@@ -177,7 +177,7 @@ impl Shared {
                 .gates
                 .iter()
                 .filter(|gate| !matches!(gate.service(), Service::Source(_)) || *gate.service() == away);
-            jobs.push(Arc::new(Job::new(Parts {
+            let parts = Parts {
                 settings: self.settings.clone(),
                 database,
                 generations: generations.clone(),
@@ -187,9 +187,9 @@ impl Shared {
                 fetches,
                 bulks: self.bulks.clone(),
                 gates: gates.cloned().collect(),
-                metrics: self.metrics.clone(),
                 definition,
-            })));
+            };
+            jobs.push(Arc::new(Job::new(parts, self.metrics.clone())));
         }
         jobs
     }

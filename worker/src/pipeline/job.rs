@@ -1,5 +1,6 @@
 //! One job with everything that its batches need on their way.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,8 +20,19 @@ use crate::ports::{Broker, Database, Index};
 /// a job of large documents doesn't begin with a huge read.
 const FIRST_DOCUMENT_BYTES: usize = 16 * 1024;
 
-/// A job as the pipeline sees it. Shared by all of its lanes and batches.
+/// A job as the pipeline sees it: its [`Parts`], and what it learns. Shared by all of its lanes and batches.
 pub struct Job {
+    parts: Parts,
+    /// This job's metrics.
+    pub meters: Meters,
+    /// The moving mean of a document's bytes in a bulk request.
+    document_bytes: AtomicUsize,
+    /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
+    hindrance: Mutex<Option<String>>,
+}
+
+/// What a [`Job`] is made of.
+pub struct Parts {
     /// What the job's folder says.
     pub definition: JobDefinition,
     /// Bounds and names from the configuration.
@@ -41,12 +53,14 @@ pub struct Job {
     pub bulks: Arc<AdaptiveLimit>,
     /// The gates of the servers that this job needs.
     pub gates: Vec<Gate>,
-    /// This job's metrics.
-    pub meters: Meters,
-    /// The moving mean of a document's bytes in a bulk request.
-    document_bytes: AtomicUsize,
-    /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
-    hindrance: Mutex<Option<String>>,
+}
+
+impl Deref for Job {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 /// What a job takes from the configuration.
@@ -136,48 +150,12 @@ impl Meters {
     }
 }
 
-/// The parts that a [`Job`] is made of.
-pub struct Parts {
-    /// See [`Job`].
-    pub definition: JobDefinition,
-    /// See [`Job`].
-    pub settings: Settings,
-    /// See [`Job`].
-    pub database: Arc<dyn Database>,
-    /// See [`Job`].
-    pub generations: Arc<Generations>,
-    /// See [`Job`].
-    pub index: Arc<dyn Index>,
-    /// See [`Job`].
-    pub broker: Arc<dyn Broker>,
-    /// See [`Job`].
-    pub batches: Share,
-    /// See [`Job`].
-    pub fetches: Share,
-    /// See [`Job`].
-    pub bulks: Arc<AdaptiveLimit>,
-    /// See [`Job`].
-    pub gates: Vec<Gate>,
-    /// See [`Job`].
-    pub metrics: Arc<Metrics>,
-}
-
 impl Job {
-    /// A job of these parts.
-    pub fn new(parts: Parts) -> Self {
-        let meters = Meters::new(parts.metrics, &parts.definition.name);
+    /// A job of these parts, which counts in `metrics`.
+    pub fn new(parts: Parts, metrics: Arc<Metrics>) -> Self {
         Self {
-            definition: parts.definition,
-            settings: parts.settings,
-            database: parts.database,
-            generations: parts.generations,
-            index: parts.index,
-            broker: parts.broker,
-            batches: parts.batches,
-            fetches: parts.fetches,
-            bulks: parts.bulks,
-            gates: parts.gates,
-            meters,
+            meters: Meters::new(metrics, &parts.definition.name),
+            parts,
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
             hindrance: Mutex::new(None),
         }
