@@ -67,7 +67,7 @@ sql -d bench -v orders="$orders" -f "$TOP/schemas/shop/database.sql"
 for table in customers merchants orders order_items deliveries; do sql -d bench -c "ALTER TABLE $table SET (autovacuum_enabled = off)"; done
 
 postgres_pid() { head -1 "$1/postmaster.pid"; }
-"$programs/pinion-bench" --runs "$runs" --workers "$workers" --pinion "$programs/pinion" --job "$TOP/schemas/shop/orders" \
+"$programs/pinion-bench" --runs "$runs" --workers "$workers" --job "$TOP/schemas/shop/orders" \
   --rabbitmq "amqp://guest:guest@$HOST:$RABBITMQ_PORT/%2f" --management "http://$HOST:$((RABBITMQ_PORT + 1))" \
   --elasticsearch "$ELASTICSEARCH_URL" \
   --primary "postgres://pinion:pinion@$HOST:$PG_PORT/bench" --replica "postgres://pinion:pinion@$HOST:$PG_REPLICA_PORT/bench" \

@@ -1,12 +1,16 @@
 //! CPU seconds of the services, the workers and the whole machine, from /proc.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::ops::Sub;
 
 use anyhow::{Context as _, Result, ensure};
 
 /// `USER_HZ`, the unit of CPU times in /proc. Linux shows it as 100 on every architecture that Rust's standard library supports.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The fixed computation: so many hashes, some tenths of a second.
+const FIXED_HASHES: u64 = 20_000_000;
 
 /// The services' first processes.
 #[derive(Debug, Clone, Copy)]
@@ -90,9 +94,25 @@ pub(crate) fn memory_peak_bytes(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("VmHWM")? * 1024)
 }
 
-/// The load averages of 1, 5 and 15 minutes.
-pub(crate) fn load_average() -> Result<String> {
-    Ok(read("/proc/loadavg")?.split(' ').take(3).collect::<Vec<_>>().join(" "))
+/// How busy and how fast the machine is just now: the load averages of 1, 5 and 15 minutes, and the CPU time of a fixed computation,
+/// which grows when the cores are shared with others.
+pub(crate) fn condition() -> Result<String> {
+    let load = read("/proc/loadavg")?;
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    let before = thread_milliseconds()?;
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let sum = (0..FIXED_HASHES).fold(0_u64, |sum, number| sum.wrapping_add(hasher.hash_one(number)));
+    std::hint::black_box(sum);
+    let took = thread_milliseconds()? - before;
+    Ok(format!("{}, {took:.0} ms", load.join(" ")))
+}
+
+/// The CPU time of this thread: the first field of its schedstat, in nanoseconds.
+fn thread_milliseconds() -> Result<f64> {
+    let text = read("/proc/thread-self/schedstat")?;
+    let nanoseconds =
+        text.split(' ').next().unwrap_or_default().parse::<f64>().context("/proc/thread-self/schedstat")?;
+    Ok(nanoseconds / 1e6)
 }
 
 /// The processor's name, as far as /proc tells it.

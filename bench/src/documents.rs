@@ -67,7 +67,7 @@ fn job(config: Config) -> Result<Arc<Job>> {
     let generations = Generations::new(&definition.source, index.clone(), context.state_index(StateIndex::Sources));
     let name: Arc<str> = "pinion-bench".into();
     let share = || Share::among(1, 1).pop().expect("a share for each job");
-    Ok(Arc::new(Job::new(Parts {
+    let parts = Parts {
         settings: Settings { bulk_bytes_max: BODY_BYTES_MAX, ..Settings::new(&context.config, name.clone()) },
         database: database.clone(),
         generations: Arc::new(generations),
@@ -77,7 +77,7 @@ fn job(config: Config) -> Result<Arc<Job>> {
         fetches: share(),
         bulks: AdaptiveLimit::new(1),
         gates: Vec::new(),
-        metrics: Arc::new(Metrics::default()),
         definition,
-    })))
+    };
+    Ok(Arc::new(Job::new(parts, Arc::new(Metrics::default()))))
 }

@@ -92,7 +92,7 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
         documents: bench.documents.count,
         bytes_per_document: bench.documents.bytes() as f64 / bench.documents.count as f64,
         warm_up_passes,
-        load_average: cpu::load_average()?,
+        condition: cpu::condition()?,
     };
     Ok(report::report(options, &surroundings, &runs, IDS_PER_MESSAGE))
 }
@@ -132,7 +132,7 @@ impl<'a> Bench<'a> {
             told(&format!("the whole way, {ids} id(s) a message,"), way.documents_per_second);
             Ok(way)
         };
-        let load_average = cpu::load_average()?;
+        let condition = cpu::condition()?;
         let first = raw().await?;
         let one = whole_way(1).await?;
         let second = raw().await?;
@@ -142,7 +142,7 @@ impl<'a> Bench<'a> {
             0 => None,
             _ => Some(latency::run(self).await?),
         };
-        Ok(Run { raw: [first, second, third], one, many, latency, load_average })
+        Ok(Run { raw: [first, second, third], one, many, latency, condition })
     }
 
     /// An empty index behind the job's alias.

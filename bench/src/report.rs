@@ -26,8 +26,8 @@ pub(crate) struct Run {
     /// With many.
     pub(crate) many: WholeWayRun,
     pub(crate) latency: Option<LatencyRun>,
-    /// The machine's load average when the run began.
-    pub(crate) load_average: String,
+    /// How busy and fast the machine was when the run began.
+    pub(crate) condition: String,
 }
 
 /// What the figures were measured on and with.
@@ -39,8 +39,8 @@ pub(crate) struct Surroundings {
     /// In a bulk request, the action's line included.
     pub(crate) bytes_per_document: f64,
     pub(crate) warm_up_passes: u32,
-    /// When all was done.
-    pub(crate) load_average: String,
+    /// How busy and fast the machine was when all was done.
+    pub(crate) condition: String,
 }
 
 /// The whole report as Markdown.
@@ -65,17 +65,18 @@ pub(crate) fn report(options: &Options, surroundings: &Surroundings, runs: &[Run
 }
 
 fn heading(options: &Options, surroundings: &Surroundings, runs: &[Run]) -> String {
-    let Surroundings { versions, processor, cores, documents, bytes_per_document, warm_up_passes, load_average } =
+    let Surroundings { versions, processor, cores, documents, bytes_per_document, warm_up_passes, condition } =
         surroundings;
-    let loads: Vec<&str> = runs.iter().map(|run| run.load_average.as_str()).collect();
+    let conditions: Vec<&str> = runs.iter().map(|run| run.condition.as_str()).collect();
     format!(
         "# Pinion's benchmark\n\n\
          - {versions}\n\
-         - {cores} cores for everything ({processor}); load average when each run began: {}; at the end: {load_average}\n\
+         - {cores} cores for everything ({processor})\n\
+         - load average, and CPU time of a fixed computation, when each run began: {}; at the end: {condition}\n\
          - {documents} orders of {bytes_per_document:.0} bytes in a bulk request; {} run(s); {} worker process(es)\n\
          - Elasticsearch warmed by {warm_up_passes} passes; \"of raw bulk\" compares with the mean of the raw passes just before and after\n\
          - the goal is for the median\n",
-        loads.join("; "),
+        conditions.join("; "),
         options.runs,
         options.workers,
     )

@@ -34,7 +34,7 @@ pub enum PublishError {
         waited_ms: u64,
     },
     /// The broker was away for the whole time, or was taking nothing.
-    #[error("the broker is not available since {waited_ms} ms: {reason}")]
+    #[error("the broker was not available for {waited_ms} ms: {reason}")]
     Unavailable {
         /// The time that was waited.
         waited_ms: u64,

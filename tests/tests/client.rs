@@ -277,8 +277,7 @@ async fn what_is_outstanding_is_bounded_and_closing_waits_for_it() -> Result<()>
         impatient.close().await;
         broker.service().resume()
     };
-    let (report, frozen) = tokio::join!(publisher.publish_all(jobs), frozen);
-    frozen?;
+    let (report, ()) = tokio::try_join!(async { Ok(publisher.publish_all(jobs).await) }, frozen)?;
     assert_eq!((report.taken, report.confirmed), (JOBS, JOBS));
 
     let last = publisher.clone();
