@@ -105,8 +105,8 @@ impl ConnectError {
 
 /// Connects, without any recovery of lapin's: who holds the connection decides what a lost one means.
 ///
-/// `name` is what the broker's management shows. With `amqps://` the server is verified: against the certificates in `ca_file` and
-/// no others where it is given, else against the system's.
+/// `name` is what the broker's management shows. With `amqps://` the server is verified: against the certificates in
+/// `ca_file` and no others where it is given, else against the system's.
 pub async fn connect(url: &str, name: &str, ca_file: Option<&Path>) -> Result<Connection, ConnectError> {
     let uri = parse(url)?;
     let target = Target::of(&uri);

@@ -1,7 +1,7 @@
 //! Publishes Pinion jobs to RabbitMQ.
 //!
-//! Publish a job *after* its change's commit returned. A message that is sent inside the transaction can be worked off before
-//! the commit is visible: the document then stays as it was, and nobody can notice. With a commit hook
+//! Publish a job *after* its change's commit returned. A message that is sent inside the transaction can be worked
+//! off before the commit is visible: the document then stays as it was, and nobody can notice. With a commit hook
 //! (`after_commit`, `on_commit`) it is right.
 //!
 //! Sending a job twice does no harm: Pinion reads the document anew each time, and coalesces what waits.

@@ -47,7 +47,8 @@ pub struct PublisherConfig {
 }
 
 impl PublisherConfig {
-    /// The defaults for a broker: the namespace `pinion`, 30 s for a confirm, at most 5,000 messages and 16 MiB outstanding.
+    /// The defaults for a broker: the namespace `pinion`, 30 s for a confirm, at most 5,000 messages and 16 MiB
+    /// outstanding.
     pub fn new(url: impl Into<String>) -> PublisherConfig {
         PublisherConfig {
             url: url.into(),
@@ -81,8 +82,8 @@ impl PublisherConfig {
         self
     }
 
-    /// At most this many bytes of bodies are unconfirmed, to 1 GiB; further calls wait. Each message counts at least as its share,
-    /// this divided by `outstanding_max`; a larger one than all of it goes alone.
+    /// At most this many bytes of bodies are unconfirmed, to 1 GiB; further calls wait. Each message counts at least
+    /// as its share, this divided by `outstanding_max`; a larger one than all of it goes alone.
     #[must_use]
     pub fn outstanding_bytes_max(mut self, outstanding_bytes_max: usize) -> PublisherConfig {
         self.outstanding_bytes_max = outstanding_bytes_max.clamp(1, 1 << 30) as u32;
@@ -120,9 +121,9 @@ impl fmt::Debug for PublisherConfig {
 
 /// Publishes persistent messages with confirms. Clones share one connection and one bound.
 ///
-/// When the connection is lost the publisher connects again by itself, and publishes again what was not confirmed: a message
-/// arrives at least once, and may arrive twice. For jobs that is harmless, Pinion coalesces them. While the broker is away,
-/// messages wait, bounded in number and in bytes, and fail when their time is over.
+/// When the connection is lost the publisher connects again by itself, and publishes again what was not confirmed: a
+/// message arrives at least once, and may arrive twice. For jobs that is harmless, Pinion coalesces them. While the
+/// broker is away, messages wait, bounded in number and in bytes, and fail when their time is over.
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -155,8 +156,8 @@ pub struct BatchReport {
 }
 
 impl Publisher {
-    /// Connects. The first connection must succeed, so that a wrong URL or password shows at once; later ones are made again.
-    /// Needs a Tokio runtime, which then also runs the publisher's task.
+    /// Connects. The first connection must succeed, so that a wrong URL or password shows at once; later ones are
+    /// made again. Needs a Tokio runtime, which then also runs the publisher's task.
     pub async fn connect(config: PublisherConfig) -> Result<Publisher, ConnectError> {
         let connection = connect(&config.url, &config.connection_name, config.ca_file.as_deref()).await?;
         let share = config.outstanding_bytes_max.div_ceil(config.outstanding_max);
@@ -196,8 +197,8 @@ impl Publisher {
         self.deliver(message).await
     }
 
-    /// Publishes many jobs, as many at a time as may be outstanding, without waiting for each one's confirm. They are published
-    /// in their order, unless one must be published again.
+    /// Publishes many jobs, as many at a time as may be outstanding, without waiting for each one's confirm. They are
+    /// published in their order, unless one must be published again.
     pub async fn publish_all(&self, jobs: impl Stream<Item = Job>) -> BatchReport {
         let mut report = BatchReport { taken: 0, confirmed: 0, failed: Vec::new() };
         let mut jobs = std::pin::pin!(jobs);
@@ -229,9 +230,9 @@ impl Publisher {
         report
     }
 
-    /// Publishes any message, with the same confirms, `mandatory` and reconnects, and no limit of its own for the size. The
-    /// properties are sent as they are, but for two: `delivery_mode` is set to persistent where it is missing, and
-    /// `correlation_id` is the publisher's own: it tells which message the broker returned.
+    /// Publishes any message, with the same confirms, `mandatory` and reconnects, and no limit of its own for the
+    /// size. The properties are sent as they are, but for two: `delivery_mode` is set to persistent where it is
+    /// missing, and `correlation_id` is the publisher's own: it tells which message the broker returned.
     pub async fn publish_raw(
         &self,
         exchange: &str,
@@ -243,8 +244,9 @@ impl Publisher {
         self.deliver(message).await
     }
 
-    /// Takes no further messages, waits for the confirms of those that are outstanding, or for their time to be over, and
-    /// closes the connection. It closes all clones; calls that still wait for room fail with [`PublishError::Closed`].
+    /// Takes no further messages, waits for the confirms of those that are outstanding, or for their time to be over,
+    /// and closes the connection. It closes all clones; calls that still wait for room fail with
+    /// [`PublishError::Closed`].
     pub async fn close(&self) {
         self.shared.room.close();
         // Both errors say that the supervisor has ended, which is what is waited for.

@@ -97,8 +97,8 @@ pub struct LoadError {
     pub error: std::io::Error,
 }
 
-/// Reads one job's folder. The definition is there unless a finding is an error. All of the three files are checked, whatever is
-/// wrong in the others; within `job.toml` and the SQL a syntax error hides what follows it.
+/// Reads one job's folder. The definition is there unless a finding is an error. All of the three files are checked,
+/// whatever is wrong in the others; within `job.toml` and the SQL a syntax error hides what follows it.
 pub fn load_job(folder: &Path) -> (Option<JobDefinition>, Vec<Finding>) {
     let mut reader = Reader::new(folder);
     let definition = reader.definition();
@@ -107,7 +107,8 @@ pub fn load_job(folder: &Path) -> (Option<JobDefinition>, Vec<Finding>) {
     (definition.filter(|_| !failed), findings)
 }
 
-/// Reads every sub-folder that contains a `job.toml`, in the order of their names. Two jobs that name one index are both refused.
+/// Reads every sub-folder that contains a `job.toml`, in the order of their names. Two jobs that name one index are
+/// both refused.
 pub fn load_jobs(schemas_folder: &Path) -> Result<Vec<LoadedJob>, LoadError> {
     let failed = |error| LoadError { folder: schemas_folder.to_owned(), error };
     let mut folders = Vec::new();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-/// The shortest `index.gc_deletes` that is taken, and the one that is set where none is: Elasticsearch forgets the version of a
-/// deleted document after it, and would then take an older write.
+/// The shortest `index.gc_deletes` that is taken, and the one that is set where none is: Elasticsearch forgets the
+/// version of a deleted document after it, and would then take an older write.
 pub const GC_DELETES_S_MIN: u64 = 3600;
 
 /// A checked `mapping.json`.
@@ -93,8 +93,8 @@ impl Mapping {
         self.dynamic
     }
 
-    /// Every field under its dotted name, with its type. What has properties and no type is an `object`. Multi-fields are left
-    /// out: a document does not carry them.
+    /// Every field under its dotted name, with its type. What has properties and no type is an `object`. Multi-fields
+    /// are left out: a document does not carry them.
     pub fn fields(&self) -> BTreeMap<String, String> {
         let mut fields = BTreeMap::new();
         collect_fields("", &self.mappings, &mut fields);

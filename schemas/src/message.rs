@@ -16,7 +16,8 @@ pub const MESSAGE_BYTES_MAX: usize = 1_048_576;
 /// At most this many ids in one message.
 pub const IDS_MAX: usize = 100_000;
 
-/// Header: when the message was sent, an integer of milliseconds since 1970. AMQP's own `timestamp` has whole seconds only.
+/// Header: when the message was sent, an integer of milliseconds since 1970. AMQP's own `timestamp` has whole seconds
+/// only.
 pub const HEADER_SENT_MS: &str = "sent_ms";
 /// Header: the W3C trace context of the sender.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
@@ -136,8 +137,8 @@ pub fn decode(bytes: &[u8]) -> Result<JobMessage<'_>, DecodeError> {
 
 /// A job to send: the documents to bring up to date.
 ///
-/// Send it *after* the change's commit returned. A message sent inside its transaction may be worked off before the change
-/// can be seen, and nobody can notice that.
+/// Send it *after* the change's commit returned. A message sent inside its transaction may be worked off before the
+/// change can be seen, and nobody can notice that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Job {
     /// The job's name: the name of its folder.
@@ -145,8 +146,8 @@ pub struct Job {
     job_name: String,
     #[serde(flatten)]
     target: Target,
-    /// Optional: the position of the change's commit, a PostgreSQL LSN such as `16/B374D848` or a GTID. Read it after the
-    /// commit returned; inside the transaction it is too low.
+    /// Optional: the position of the change's commit, a PostgreSQL LSN such as `16/B374D848` or a GTID. Read it after
+    /// the commit returned; inside the transaction it is too low.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
 }

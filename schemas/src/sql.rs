@@ -26,8 +26,9 @@ pub struct SqlError {
 }
 
 impl SqlTemplate {
-    /// Finds `:ids` wherever it is not inside a string, a quoted name or a comment. Strings are read as the SQL standard and
-    /// PostgreSQL do: in `'…'` a backslash is an ordinary character and a quote is written twice, in `E'…'` it escapes.
+    /// Finds `:ids` wherever it is not inside a string, a quoted name or a comment. Strings are read as the SQL
+    /// standard and PostgreSQL do: in `'…'` a backslash is an ordinary character and a quote is written twice, in
+    /// `E'…'` it escapes.
     ///
     /// Refused: no `:ids`, another `:name` or `$1`, a second statement, one that doesn't begin with SELECT or WITH. A
     /// semicolon and comments at the end are dropped, so that the text can be put in parentheses.
@@ -53,8 +54,8 @@ impl SqlTemplate {
         self.parts.join("$1")
     }
 
-    /// The query for MySQL and MariaDB: every `:ids` is `count` question marks, for `IN (:ids)`. `count` is at least 1, and
-    /// the ids are bound once for each of the [`places`](SqlTemplate::places).
+    /// The query for MySQL and MariaDB: every `:ids` is `count` question marks, for `IN (:ids)`. `count` is at least
+    /// 1, and the ids are bound once for each of the [`places`](SqlTemplate::places).
     pub fn to_mysql(&self, count: usize) -> String {
         debug_assert!(count > 0, "IN () is no SQL");
         let mut marks = "?,".repeat(count);

@@ -9,8 +9,9 @@ use crate::position::Lsn;
 const POSITION_BITS: u32 = 53;
 const GENERATION_BITS: u32 = 10;
 
-/// A position of the source within a generation. Elasticsearch's external versions are not negative and have 63 bits: the
-/// low 53 are the position, the 10 above them the generation, so that a newer generation is above every older position.
+/// A position of the source within a generation. Elasticsearch's external versions are not negative and have 63 bits:
+/// the low 53 are the position, the 10 above them the generation, so that a newer generation is above every older
+/// position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
 

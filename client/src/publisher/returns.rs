@@ -1,19 +1,21 @@
 //! Tells which of the confirmed messages the broker returned.
 //!
-//! The broker returns a message that no queue takes, and then confirms it. lapin keeps the returns in a queue and hands the first
-//! one to whichever confirm comes next, which may be another message's. Taken at its word it would call a lost message
-//! published and a published one lost. So each message carries its number, and a confirm is believed only when it is sure that no
-//! return for its number can still turn up.
+//! The broker returns a message that no queue takes, and then confirms it. lapin keeps the returns in a queue and
+//! hands the first one to whichever confirm comes next, which may be another message's. Taken at its word it would
+//! call a lost message published and a published one lost. So each message carries its number, and a confirm is
+//! believed only when it is sure that no return for its number can still turn up.
 //!
-//! What is known: a message's return comes before its confirm; every confirm that lapin handles takes the first return in the
-//! queue, if there is one; and the futures of a session are polled in the order in which they were woken, which is lapin's,
-//! except that one may be seen early that was already in line for another reason. A marker that is put at the end of that line
-//! when an answer has been seen comes out after all that lapin handled before that answer. So, when the marker comes:
+//! What is known: a message's return comes before its confirm; every confirm that lapin handles takes the first
+//! return in the queue, if there is one; and the futures of a session are polled in the order in which they were
+//! woken, which is lapin's, except that one may be seen early that was already in line for another reason. A marker
+//! that is put at the end of that line when an answer has been seen comes out after all that lapin handled before
+//! that answer. So, when the marker comes:
 //!
-//! - an answer that carried no return had an empty queue behind it: its own return was taken by an answer seen by now, or
-//!   there is none;
-//! - an answer that carried another's return may have its own still in the queue. It is held until an answer carries none that lapin
-//!   certainly handled later (two markers on), or until no answer is missing: as many answers as returns have then taken them all.
+//! - an answer that carried no return had an empty queue behind it: its own return was taken by an answer seen by
+//!   now, or there is none;
+//! - an answer that carried another's return may have its own still in the queue. It is held until an answer carries
+//!   none that lapin certainly handled later (two markers on), or until no answer is missing: as many answers as
+//!   returns have then taken them all.
 
 use std::collections::HashSet;
 
@@ -55,8 +57,8 @@ enum Carried {
 }
 
 impl Returns {
-    /// Takes an answer: the number that it settles, and the number of the returned message that it carries. True if a marker is to
-    /// be put in line now.
+    /// Takes an answer: the number that it settles, and the number of the returned message that it carries. True if a
+    /// marker is to be put in line now.
     pub(super) fn answered(&mut self, number: Option<u64>, carries: Option<u64>) -> bool {
         self.returned.extend(carries);
         let carried = match carries {
@@ -68,8 +70,8 @@ impl Returns {
         self.put_marker()
     }
 
-    /// Takes the marker; `unsettled` is how many messages are published and not settled. What is settled now, and whether
-    /// the next marker is to be put in line.
+    /// Takes the marker; `unsettled` is how many messages are published and not settled. What is settled now, and
+    /// whether the next marker is to be put in line.
     pub(super) fn marker(&mut self, unsettled: usize) -> (Vec<(u64, Settled)>, bool) {
         self.marker_under_way = false;
         self.markers += 1;

@@ -152,7 +152,8 @@ impl<'a> Session<'a> {
         self.unsettled.values().chain(&self.supervisor.waiting).find_map(Outgoing::deadline)
     }
 
-    /// Answers the messages whose time is over. The published ones stay unsettled, and keep their room: the broker has them, or not.
+    /// Answers the messages whose time is over. The published ones stay unsettled, and keep their room: the broker
+    /// has them, or not.
     fn expire(&mut self) {
         let now = Instant::now();
         let too_late = self.supervisor.too_late();

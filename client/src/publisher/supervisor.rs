@@ -117,8 +117,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits for something of the broker's, takes commands meanwhile and answers the messages whose time is over; none if
-    /// there is no longer a reason to wait.
+    /// Waits for something of the broker's, takes commands meanwhile and answers the messages whose time is over;
+    /// none if there is no longer a reason to wait.
     pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         while !self.finished() {

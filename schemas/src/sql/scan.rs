@@ -105,7 +105,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes a quoted text whose opening quote is at `open`; a quote inside is written twice, or escaped by a backslash.
+    /// Takes a quoted text whose opening quote is at `open`; a quote inside is written twice, or escaped by a
+    /// backslash.
     fn quoted(&mut self, open: usize, quote: u8, backslash: bool) -> Result<(), SqlError> {
         let bytes = self.text.as_bytes();
         let mut at = open + 1;
