@@ -1,9 +1,10 @@
-//! Latency at a steady rate: each job's row is changed and committed, then its message is sent.
+//! Latency at a steady rate: rows are changed and committed, then a message is sent for each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use futures_util::stream;
 use pinion_client::Publisher;
 use pinion_schemas::Job;
 use sqlx::PgPool;
@@ -16,8 +17,10 @@ use crate::whole_way::{connect, settled_at_least};
 
 /// So many different orders are changed, then the first one again.
 const ORDERS_MAX: usize = 20_000;
-/// Sent before, and not counted: connections and prepared statements are made then.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Rows that are changed in one transaction, and then published: a machine of few cores would else be busy with commits.
+const GROUP: usize = 10;
+/// Sent before, and not counted: connections and prepared statements are made then, and Elasticsearch learns to overwrite.
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// One worker under a steady load.
 pub(crate) struct LatencyRun {
@@ -64,26 +67,31 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends for so long, each job at its time whether or not those before it are done; how many.
+    /// Sends for so long, each group at its time whether or not those before it are done; how many jobs.
     async fn send(&self, first: usize, duration: Duration) -> Result<usize> {
         let count = (duration.as_secs_f64() * f64::from(self.rate)) as usize;
         let began = tokio::time::Instant::now();
-        let mut jobs = JoinSet::new();
-        for number in 0..count {
-            tokio::time::sleep_until(began + Duration::from_secs(1) * number as u32 / self.rate).await;
-            let id = self.ids[(first + number) % self.ids.len()];
-            jobs.spawn(change_and_publish(self.writer.clone(), self.publisher.clone(), id));
+        let mut groups = JoinSet::new();
+        for start in (0..count).step_by(GROUP) {
+            tokio::time::sleep_until(began + Duration::from_secs(1) * start as u32 / self.rate).await;
+            let group = start..count.min(start + GROUP);
+            let ids: Vec<i64> = group.map(|number| self.ids[(first + number) % self.ids.len()]).collect();
+            groups.spawn(change_and_publish(self.writer.clone(), self.publisher.clone(), ids));
         }
-        while let Some(ended) = jobs.join_next().await {
+        while let Some(ended) = groups.join_next().await {
             ended??;
         }
         Ok(count)
     }
 }
 
-async fn change_and_publish(writer: PgPool, publisher: Publisher, id: i64) -> Result<()> {
+async fn change_and_publish(writer: PgPool, publisher: Publisher, ids: Vec<i64>) -> Result<()> {
     // An order's last change does not lie before its placing, and some of the shop's are placed in the future of some clocks.
-    let change = sqlx::query("UPDATE orders SET updated_at = greatest(now(), placed_at) WHERE id = $1").bind(id);
-    change.execute(&writer).await.context("an order can't be changed")?;
-    publisher.publish(&Job::new(JOB, id)).await.context("a job can't be published")
+    let change = sqlx::query("UPDATE orders SET updated_at = greatest(now(), placed_at) WHERE id = ANY($1)").bind(&ids);
+    change.execute(&writer).await.context("orders can't be changed")?;
+    let report = publisher.publish_all(stream::iter(ids.into_iter().map(|id| Job::new(JOB, id)))).await;
+    match report.failed.into_iter().next() {
+        Some((_, error)) => Err(error).context("a job can't be published"),
+        None => Ok(()),
+    }
 }

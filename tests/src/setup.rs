@@ -23,6 +23,8 @@ pub struct Setup {
     pub rabbitmq: String,
     /// The nodes of Elasticsearch.
     pub elasticsearch: Vec<String>,
+    /// More lines for `[elasticsearch]`.
+    pub elasticsearch_more: String,
     /// The source's primary.
     pub primary: String,
     /// The source's replicas; none: documents are read from the primary.
@@ -58,6 +60,7 @@ impl Setup {
         Ok(Self {
             rabbitmq: namespace.rabbit().url().to_owned(),
             elasticsearch: vec![namespace.elastic().url().to_owned()],
+            elasticsearch_more: String::new(),
             primary: namespace.primary_url(),
             replicas: vec![namespace.replica_url()],
             on_lag: "primary".to_owned(),
@@ -100,7 +103,7 @@ impl Setup {
         let mut text = format!("namespace = {namespace:?}\nschemas = {:?}\n", display(&self.jobs));
         let mut section = |name: &str, lines: String| write!(text, "\n[{name}]\n{lines}").expect("a string takes it");
         section("rabbitmq", format!("url = {:?}\n", self.rabbitmq));
-        section("elasticsearch", format!("urls = {:?}\n", self.elasticsearch));
+        section("elasticsearch", format!("urls = {:?}\n{}", self.elasticsearch, self.elasticsearch_more));
         section(
             "sources.shop",
             format!(

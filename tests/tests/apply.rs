@@ -96,6 +96,22 @@ async fn the_queues_are_declared_as_applications_may_declare_them() -> Result<()
 }
 
 #[tokio::test]
+async fn a_lost_exchange_or_binding_is_made_again() -> Result<()> {
+    let (namespace, setup) = shop().await?;
+    let pinion = applied(&namespace, &setup).await?;
+    let (name, rabbit) = (namespace.name(), namespace.rabbit());
+    rabbit.management(Method::DELETE, &format!("/exchanges/%2f/{name}"), None).await?;
+    pinion.command(&["apply"]).await?.ok()?;
+    send(&namespace, "orders", [1]).await?;
+    let binding = format!("/bindings/%2f/e/{name}/q/{name}.orders/orders");
+    rabbit.management(Method::DELETE, &binding, None).await?;
+    assert_eq!(pinion.command(&["apply"]).await?.ok()?.stdout, "Nothing to do.\n");
+    send(&namespace, "orders", [2]).await?;
+    assert_eq!(rabbit.ready(&format!("{name}.orders")).await?, 2);
+    namespace.finish().await
+}
+
+#[tokio::test]
 async fn new_fields_and_settings_are_made_in_place() -> Result<()> {
     let (namespace, setup) = shop().await?;
     let pinion = applied(&namespace, &setup).await?;

@@ -5,6 +5,7 @@ mod bad_input;
 mod check;
 mod client;
 mod dead;
+mod documents;
 mod enqueue;
 mod explain;
 mod harness;

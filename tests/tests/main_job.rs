@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use pinion_tests::{Namespace, PrivateReplica, Setup, eventually};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, send, send_raw, settled};
@@ -110,6 +111,40 @@ async fn nothing_stale_is_written_while_the_replica_stands_still() -> Result<()>
     send(&namespace, "orders", [6]).await?;
     document(&namespace, "orders", 6, status, Some(json!("placed"))).await?;
     drop(worker);
+    namespace.finish().await
+}
+
+/// Elasticsearch forgets the version of a deleted document when its shard is opened anew, and then takes an older one.
+#[tokio::test]
+async fn what_comes_after_a_forgotten_delete_is_removed_by_the_second_look() -> Result<()> {
+    let namespace = Namespace::shop(20).await?;
+    let setup = Setup {
+        elasticsearch_more: "bulk_s_max = 1\n".to_owned(),
+        worker: "document_age_s_max = 1\n".to_owned(),
+        ..Setup::shop(&namespace)?
+    };
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    send(&namespace, "orders", 1..=20).await?;
+    settled(&worker, "orders", "indexed", 20).await?;
+    namespace.execute("DELETE FROM orders WHERE id = 10").await?;
+    send(&namespace, "orders", [10]).await?;
+    settled(&worker, "orders", "deleted", 1).await?;
+
+    let (elastic, index) = (namespace.elastic(), namespace.index("orders"));
+    let stale = format!("/{index}/_doc/10?version=1&version_type=external_gte");
+    let (refused, answer) = elastic.request(Method::PUT, &stale, Some(json!({"status": "stale"}))).await?;
+    assert_eq!(refused, 409, "{answer}");
+    for step in ["_close", "_open?wait_for_active_shards=1"] {
+        elastic.ok(Method::POST, &format!("/{index}/{step}"), None).await?;
+    }
+    elastic.ok(Method::PUT, &stale, Some(json!({"status": "stale"}))).await?;
+    document(&namespace, "orders", 10, status, None).await?;
+    settled(&worker, "orders", "deleted", 2).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    for queue in ["orders", "orders.low"] {
+        let waiting = namespace.rabbit().ready(&format!("{}.{queue}", namespace.name())).await?;
+        assert_eq!(waiting, 0, "a second look asked for a third: {queue}");
+    }
     namespace.finish().await
 }
 

@@ -18,12 +18,15 @@ async fn told(worker: &Worker, job: &str, state: &str) -> Result<()> {
     .await
 }
 
-/// `pinion status` once it has no problems.
-async fn without_problems(pinion: &Pinion) -> Result<Value> {
-    eventually("a status without problems", TIMEOUT, async || {
+/// `pinion status` once it knows so many workers and has no problems.
+async fn without_problems(pinion: &Pinion, workers: usize) -> Result<Value> {
+    eventually(&format!("a status of {workers} workers without problems"), TIMEOUT, async || {
         let output = pinion.command(&["status", "--json"]).await?;
         ensure!(output.code == 0, "{}", output.stdout);
-        Ok(Some(output.json()?))
+        let status = output.json()?;
+        let known = status["workers"]["known"].as_array().map(Vec::len);
+        ensure!(known == Some(workers), "it knows {known:?} workers");
+        Ok(Some(status))
     })
     .await
 }
@@ -33,8 +36,7 @@ async fn a_paused_job_takes_nothing_anywhere_until_it_is_resumed() -> Result<()>
     let namespace = Namespace::shop(50).await?;
     let pinion = applied(&namespace, &Setup::shop(&namespace)?).await?;
     let (first, second) = (pinion.work(&[]).await?, pinion.work(&[]).await?);
-    let status = without_problems(&pinion).await?;
-    assert_eq!(status["workers"]["known"].as_array().map(Vec::len), Some(2), "{status}");
+    without_problems(&pinion, 2).await?;
 
     let paused = pinion.command(&["pause", "orders", "--reason", "the disk is full"]).await?.ok()?;
     assert_eq!(paused.stdout, "orders is paused\n2 workers followed\n");
@@ -62,7 +64,7 @@ async fn a_paused_job_takes_nothing_anywhere_until_it_is_resumed() -> Result<()>
         Ok((namespace.elastic().count(&namespace.index("orders")).await? == 50).then_some(()))
     })
     .await?;
-    without_problems(&pinion).await?;
+    without_problems(&pinion, 3).await?;
     for worker in [first, second, third] {
         assert_eq!(worker.terminate().await?, 0);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pinion_tests::{Namespace, PrivateElasticsearch, PrivateRabbit, PrivateReplica, Setup, Worker, eventually};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, send, settled};
 
@@ -118,6 +119,59 @@ async fn a_replica_that_stops_is_done_without() -> Result<()> {
     send(&namespace, "orders", [1]).await?;
     document(&namespace, "orders", 1, |source| source["status"].clone(), Some(json!("accepted"))).await?;
     assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    namespace.finish().await
+}
+
+/// A replica that must not fall behind cancels the reads that are in the way of what it replays.
+#[tokio::test]
+async fn a_read_that_a_recovery_conflict_cancels_is_done_again() -> Result<()> {
+    let namespace = Namespace::shop(10).await?;
+    namespace
+        .execute(
+            "CREATE TABLE notes (id bigint PRIMARY KEY, slow boolean NOT NULL); GRANT SELECT ON notes TO pinion;
+             INSERT INTO notes SELECT g, g = 7 FROM generate_series(1, 10) g",
+        )
+        .await?;
+    let replica = PrivateReplica::start().await?;
+    let mut there = PgConnection::connect(&replica.superuser(namespace.name())).await?;
+    sqlx::query("ALTER SYSTEM SET max_standby_streaming_delay = 0").execute(&mut there).await?;
+    sqlx::query("SELECT pg_reload_conf()").execute(&mut there).await?;
+    let setup = Setup {
+        replicas: vec![replica.url(namespace.name())],
+        on_lag: "wait".to_owned(),
+        replica_lag_ms_max: 30_000,
+        ..Setup::shop(&namespace)?
+    };
+    setup.write_job(
+        &namespace,
+        "notes",
+        "index = \"notes\"\nsource = \"shop\"\nkey = \"bigint\"\n",
+        "SELECT n.id AS _id, n.slow, CASE WHEN n.slow THEN pg_sleep(20)::text END AS slept FROM notes n WHERE n.id = ANY(:ids)",
+        r#"{"mappings": {"properties": {"slow": {"type": "boolean"}, "slept": {"type": "keyword"}}}}"#,
+    )?;
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "notes"]).await?;
+    send(&namespace, "notes", 1..=10).await?;
+    eventually("the read to be under way", TIMEOUT, async || {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut there).await?;
+        Ok((count == 1).then_some(()))
+    })
+    .await?;
+    // The lock of the first statement is what the read is cancelled for.
+    namespace.execute("ALTER TABLE notes ADD COLUMN more text; UPDATE notes SET slow = false").await?;
+    settled(&worker, "notes", "indexed", 10).await?;
+    document(&namespace, "notes", 7, |source| source["slow"].clone(), Some(json!(false))).await?;
+    // A server process tells its numbers some seconds after the fact.
+    eventually("the conflict to be counted", TIMEOUT, async || {
+        let conflicts = "SELECT confl_lock FROM pg_stat_database_conflicts WHERE datname = current_database()";
+        let conflicts: i64 = sqlx::query_scalar(conflicts).fetch_one(&mut there).await?;
+        Ok((conflicts >= 1).then_some(()))
+    })
+    .await?;
+    assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    assert_eq!(worker.metrics().await?.sum("pinion_paused", &[("job", "notes")]), 0.0, "the job was paused");
+    there.close().await?;
     namespace.finish().await
 }
 

@@ -4,7 +4,7 @@ use pinion_schemas::StateIndex;
 
 use super::Context;
 use super::plan::{Action, Plan, Step};
-use super::topology::Broker;
+use super::topology::{self, Broker};
 use crate::generation::SourceState;
 use crate::ports::{Database as _, Index as _};
 
@@ -26,8 +26,23 @@ pub async fn apply(
         failures += usize::from(failure.is_some());
         told(step, failure)?;
     }
+    if failures == 0 {
+        bind_all(context, &broker, plan).await?;
+    }
     broker.close().await;
     Ok(failures)
+}
+
+/// AMQP does not tell whether a queue is still bound, and a publisher's messages depend on it: bound are all that can be.
+async fn bind_all(context: &Context, broker: &Broker, plan: &Plan) -> anyhow::Result<()> {
+    let jobs: Vec<&str> = context.definitions().map(|job| job.name.as_str()).collect();
+    for declaration in topology::wanted(&context.config, &jobs) {
+        let is_stuck = |step: &Step| step.action.is_none() && step.name == declaration.name();
+        if !plan.steps.iter().any(is_stuck) {
+            broker.bind(&declaration).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn carry_out(context: &Context, broker: &Broker, action: &Action) -> Result<(), String> {

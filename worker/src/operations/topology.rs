@@ -202,18 +202,24 @@ impl Broker {
     pub async fn make(&self, declaration: &Declaration) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         declare(&channel, declaration, false).await.map_err(|error| self.failure(&error))?;
-        if let Declaration::Queue { name, binding: Some((exchange, routing_key)), .. } = declaration {
-            let bound = channel
-                .queue_bind(
-                    name.as_str().into(),
-                    exchange.as_str().into(),
-                    routing_key.as_str().into(),
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                )
-                .await;
-            bound.map_err(|error| self.failure(&error))?;
-        }
+        close(channel).await;
+        self.bind(declaration).await
+    }
+
+    /// Binds a queue that is there. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// The broker is away, the user may not, or the queue or the exchange is missing.
+    pub async fn bind(&self, declaration: &Declaration) -> Result<(), BrokerError> {
+        let Declaration::Queue { name, binding: Some((exchange, routing_key)), .. } = declaration else {
+            return Ok(());
+        };
+        let (name, exchange, routing_key) =
+            (name.as_str().into(), exchange.as_str().into(), routing_key.as_str().into());
+        let channel = self.channel().await?;
+        let bound =
+            channel.queue_bind(name, exchange, routing_key, QueueBindOptions::default(), FieldTable::default()).await;
+        bound.map_err(|error| self.failure(&error))?;
         close(channel).await;
         Ok(())
     }
