@@ -8,6 +8,7 @@
 #   --runs N           repetitions of everything (also RUNS; 3)
 #   --workers N        processes of `pinion work` that share the queue (also WORKERS; 1)
 #   --markdown FILE    write the report to FILE too
+#   --mapping FILE     the index's mapping (bench/mapping.json: without nested and analysed fields, so that Elasticsearch is at its fastest)
 #   --programs FOLDER  where `pinion` and `pinion-bench` are, instead of building them
 #   -- MORE            more for pinion-bench, such as --latency-seconds 60; `-- --help` lists all
 #
@@ -15,16 +16,16 @@
 # RabbitMQ and Elasticsearch what begins with `bench`) is removed at the end, and before if it is there from an earlier run.
 set -euo pipefail
 TOP=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,16p' "$0" | sed 's/^# \{0,1\}//'; }
 wrong() { echo "run.sh: $1; --help says what there is" >&2; exit 2; }
 
-orders=${ORDERS:-200000} runs=${RUNS:-3} workers=${WORKERS:-1} programs="" markdown="" more=()
+orders=${ORDERS:-200000} runs=${RUNS:-3} workers=${WORKERS:-1} programs="" markdown="" mapping=$TOP/bench/mapping.json more=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --quick) orders=50000 runs=1 ;;
-    --orders|--runs|--workers|--markdown|--programs)
+    --orders|--runs|--workers|--markdown|--mapping|--programs)
       [ $# -ge 2 ] || wrong "$1 needs a value"
-      case "$1" in --orders) orders=$2 ;; --runs) runs=$2 ;; --workers) workers=$2 ;; --markdown) markdown=$2 ;; --programs) programs=$2 ;; esac
+      case "$1" in --orders) orders=$2 ;; --runs) runs=$2 ;; --workers) workers=$2 ;; --markdown) markdown=$2 ;; --mapping) mapping=$2 ;; --programs) programs=$2 ;; esac
       shift ;;
     --help|-h) usage; exit ;;
     --) shift; more+=("$@"); break ;;
@@ -46,10 +47,14 @@ fi
 PGDIR="${PGDIR:-$LAB/pg}"; PG_REPLICA="${PG_REPLICA:-$PGDIR/replica}"   # as in pg.sh
 sql() { psql -X -q -v ON_ERROR_STOP=1 -h "$HOST" -p "$PG_PORT" -U postgres "$@"; }
 
+job=$(mktemp -d)
+cp "$TOP/schemas/shop/orders/job.toml" "$TOP/schemas/shop/orders/document.sql" "$job"
+cp "$mapping" "$job/mapping.json"
 started=()
 finish() {
   local rc=$? service
   trap - EXIT
+  rm -r "$job"
   sql -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' || true
   for service in "${started[@]}"; do "$BIN/$service.sh" stop || true; done
   exit "$rc"
@@ -67,7 +72,7 @@ sql -d bench -v orders="$orders" -f "$TOP/schemas/shop/database.sql"
 for table in customers merchants orders order_items deliveries; do sql -d bench -c "ALTER TABLE $table SET (autovacuum_enabled = off)"; done
 
 postgres_pid() { head -1 "$1/postmaster.pid"; }
-"$programs/pinion-bench" --runs "$runs" --workers "$workers" --job "$TOP/schemas/shop/orders" \
+"$programs/pinion-bench" --runs "$runs" --workers "$workers" --job "$job" \
   --rabbitmq "amqp://guest:guest@$HOST:$RABBITMQ_PORT/%2f" --management "http://$HOST:$((RABBITMQ_PORT + 1))" \
   --elasticsearch "$ELASTICSEARCH_URL" \
   --primary "postgres://pinion:pinion@$HOST:$PG_PORT/bench" --replica "postgres://pinion:pinion@$HOST:$PG_REPLICA_PORT/bench" \

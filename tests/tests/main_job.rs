@@ -163,7 +163,7 @@ async fn a_killed_worker_loses_nothing() -> Result<()> {
     let second = pinion.work(&["--jobs", "orders"]).await?;
     settled(&first, "orders", "indexed", 1000).await?;
     first.kill().await?;
-    eventually("all orders", TIMEOUT * 2, async || {
+    eventually("all orders", TIMEOUT * (2 + orders / 50_000), async || {
         let count = namespace.elastic().count(&namespace.index("orders")).await?;
         ensure!(count == u64::from(orders), "there are {count}");
         Ok(Some(()))
