@@ -5,7 +5,9 @@ use pinion_tests::{Namespace, PrivateReplica, Setup, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, send, send_raw, settled};
+use crate::shop::{
+    TIMEOUT, applied, compare_all, dead_letters, document, orders_or, patience, send, send_raw, settled,
+};
 
 fn status(document: &Value) -> Value {
     document["status"].clone()
@@ -148,13 +150,9 @@ async fn what_comes_after_a_forgotten_delete_is_removed_by_the_second_look() -> 
     namespace.finish().await
 }
 
-/// With `PINION_TEST_ORDERS=200000` as many as the benchmark has.
 #[tokio::test]
 async fn a_killed_worker_loses_nothing() -> Result<()> {
-    let orders = match std::env::var("PINION_TEST_ORDERS") {
-        Ok(orders) => orders.parse()?,
-        Err(_) => 20_000,
-    };
+    let orders = orders_or(20_000)?;
     let namespace = Namespace::shop(orders).await?;
     let setup = Setup { worker: "batch_max = 200\n".to_owned(), ..Setup::shop(&namespace)? };
     let pinion = applied(&namespace, &setup).await?;
@@ -163,7 +161,7 @@ async fn a_killed_worker_loses_nothing() -> Result<()> {
     let second = pinion.work(&["--jobs", "orders"]).await?;
     settled(&first, "orders", "indexed", 1000).await?;
     first.kill().await?;
-    eventually("all orders", TIMEOUT * (2 + orders / 50_000), async || {
+    eventually("all orders", patience(orders), async || {
         let count = namespace.elastic().count(&namespace.index("orders")).await?;
         ensure!(count == u64::from(orders), "there are {count}");
         Ok(Some(()))

@@ -7,7 +7,7 @@ use pinion_tests::{Namespace, PrivateElasticsearch, PrivateRabbit, PrivateReplic
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, send, settled};
+use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, orders_or, patience, send, settled};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,9 +20,11 @@ async fn ready(worker: &Worker, expected: bool) -> Result<String> {
     .await
 }
 
+/// With `PINION_TEST_OUTAGE_S=60` Elasticsearch stays away for another minute.
 #[tokio::test]
 async fn elasticsearch_goes_away_under_load_and_comes_back() -> Result<()> {
-    let namespace = Namespace::shop(20_000).await?;
+    let orders = orders_or(20_000)?;
+    let namespace = Namespace::shop(orders).await?;
     let node = PrivateElasticsearch::start("").await?;
     let setup = Setup {
         elasticsearch: vec![node.elastic().url().to_owned()],
@@ -30,13 +32,13 @@ async fn elasticsearch_goes_away_under_load_and_comes_back() -> Result<()> {
         ..Setup::shop(&namespace)?
     };
     let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
-    send(&namespace, "orders", 1..=20_000).await?;
+    send(&namespace, "orders", 1..=orders.into()).await?;
     settled(&worker, "orders", "indexed", 500).await?;
     node.service().stop().await?;
     let page = ready(&worker, false).await?;
     assert!(page.contains("Elasticsearch"), "{page}");
     let queue = format!("{}.orders", namespace.name());
-    let unsettled = 20_000 - worker.metrics().await?.sum("pinion_documents_total", &[("verdict", "indexed")]) as u32;
+    let unsettled = orders - worker.metrics().await?.sum("pinion_documents_total", &[("verdict", "indexed")]) as u32;
     // What it held goes back: another worker might reach the cluster.
     eventually("the messages to be back in their queue", TIMEOUT, async || {
         let waiting = namespace.rabbit().ready(&queue).await?;
@@ -44,18 +46,25 @@ async fn elasticsearch_goes_away_under_load_and_comes_back() -> Result<()> {
         Ok(Some(()))
     })
     .await?;
+    let peak_before = worker.memory_peak_bytes()?;
+    if let Ok(outage_s) = std::env::var("PINION_TEST_OUTAGE_S") {
+        tokio::time::sleep(Duration::from_secs(outage_s.parse()?)).await;
+    }
+    let peak = worker.memory_peak_bytes()?;
+    assert!(peak < peak_before + 16 * MIB, "the memory grew from {} to {} MiB", peak_before / MIB, peak / MIB);
     let tried = worker.metrics().await?.sum("pinion_retries_total", &[]);
     assert!(tried < 500.0, "the node was hammered: {tried} tries");
     node.service().start().await?;
     ready(&worker, true).await?;
-    eventually("all orders", TIMEOUT * 2, async || {
+    eventually("all orders", patience(orders), async || {
         let count = node.elastic().count(&namespace.index("orders")).await?;
-        ensure!(count == 20_000, "there are {count}");
+        ensure!(count == u64::from(orders), "there are {count}");
         Ok(Some(()))
     })
     .await?;
     let peak = worker.memory_peak_bytes()?;
     assert!(peak < 200 * MIB, "{} MiB", peak / MIB);
+    eprintln!("{tried} tries while Elasticsearch was away, {} MiB at the most", peak / MIB);
     let letters = format!("{}-dead-letters", namespace.name());
     assert_eq!(node.elastic().count(&letters).await?, 0);
     assert_eq!(worker.terminate().await?, 0);

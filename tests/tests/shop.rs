@@ -11,6 +11,19 @@ use sqlx::{AssertSqlSafe, PgPool};
 /// How long anything may take that only has to happen; generous, since the machines are small.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How large the shop of a test of load is: `PINION_TEST_ORDERS` (200000: as many as the benchmark has), else `default`.
+pub(crate) fn orders_or(default: u32) -> Result<u32> {
+    match std::env::var("PINION_TEST_ORDERS") {
+        Ok(orders) => Ok(orders.parse()?),
+        Err(_) => Ok(default),
+    }
+}
+
+/// How long documents of a shop of this size may take, on a slow machine with others.
+pub(crate) fn patience(orders: u32) -> Duration {
+    TIMEOUT * (2 + orders / 50_000)
+}
+
 /// Writes the configuration and creates queues and indexes.
 pub(crate) async fn applied(namespace: &Namespace, setup: &Setup) -> Result<Pinion> {
     let pinion = setup.write(namespace)?;
