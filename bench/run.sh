@@ -37,6 +37,7 @@ for number in "$orders" "$runs" "$workers"; do [[ $number =~ ^[1-9][0-9]*$ ]] ||
 case " ${more[*]:-} " in *" --help "*) more=(--help) ;; esac
 
 if [ -z "$programs" ]; then
+  "$TOP/stack/bin/build-tools.sh"
   (cd "$TOP" && cargo build --release --quiet -p pinion-worker -p pinion-bench)
   programs=$(cd "$TOP" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 fi

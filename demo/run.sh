@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "demo: Rust is missing: install it with rustup, then run this again" >&2; exit 2; }
 echo "== Building pinion (the first time this takes a few minutes)"
+stack/bin/build-tools.sh
 cargo build --release -q -p pinion-worker --bin pinion
 echo "== Starting RabbitMQ, PostgreSQL with a replica, and Elasticsearch"
 exec stack/bin/with.sh rabbitmq pg elasticsearch -- demo/shop.sh

@@ -45,6 +45,9 @@ CREATE TABLE order_items (
     quantity   integer NOT NULL CHECK (quantity > 0),
     unit_price numeric(12, 2) NOT NULL CHECK (unit_price >= 0)
 );
+-- The change feed tells which order an item has left only if the log has the whole old row.
+ALTER TABLE order_items REPLICA IDENTITY FULL;
+
 CREATE TABLE deliveries (
     order_id      bigint PRIMARY KEY,
     rider         text NOT NULL,

@@ -1,6 +1,7 @@
 //! The contracts that every part of Pinion shares: the job message and its ids, the job definition, the version of a
 //! document and the names on the broker and in Elasticsearch. No I/O but the reading of job folders.
 
+pub mod change;
 pub mod contract;
 pub mod id;
 pub mod job;

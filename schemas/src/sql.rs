@@ -51,7 +51,12 @@ impl SqlTemplate {
 
     /// The query for PostgreSQL: every `:ids` is `$1`, an array.
     pub fn to_postgres(&self) -> String {
-        self.parts.join("$1")
+        self.with_ids("$1")
+    }
+
+    /// The query with `ids` in the place of each `:ids`.
+    pub fn with_ids(&self, ids: &str) -> String {
+        self.parts.join(ids)
     }
 
     /// The query for MySQL and MariaDB: every `:ids` is `count` question marks, for `IN (:ids)`. `count` is at least

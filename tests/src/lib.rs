@@ -10,6 +10,7 @@
 
 mod elastic;
 mod eventually;
+mod feed;
 mod metrics;
 mod namespace;
 mod naming;
@@ -24,6 +25,7 @@ mod sweep;
 
 pub use elastic::Elastic;
 pub use eventually::eventually;
+pub use feed::Feed;
 pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use pinion::{Output, Pinion, Worker};

@@ -33,6 +33,8 @@ pub struct Setup {
     pub on_lag: String,
     /// How long a batch waits for a replica.
     pub replica_lag_ms_max: u64,
+    /// More lines for the source.
+    pub source_more: String,
     /// Lines for `[worker]`.
     pub worker: String,
     /// More at the end of the file: sections of their own.
@@ -65,6 +67,7 @@ impl Setup {
             replicas: vec![namespace.replica_url()],
             on_lag: "primary".to_owned(),
             replica_lag_ms_max: 2000,
+            source_more: String::new(),
             worker: String::new(),
             extra: String::new(),
             jobs,
@@ -107,8 +110,8 @@ impl Setup {
         section(
             "sources.shop",
             format!(
-                "kind = \"postgres\"\nprimary = {:?}\nreplicas = {:?}\nreplica_lag_ms_max = {}\non_lag = {:?}\n",
-                self.primary, self.replicas, self.replica_lag_ms_max, self.on_lag
+                "kind = \"postgres\"\nprimary = {:?}\nreplicas = {:?}\nreplica_lag_ms_max = {}\non_lag = {:?}\n{}",
+                self.primary, self.replicas, self.replica_lag_ms_max, self.on_lag, self.source_more
             ),
         );
         section("worker", self.worker.clone());

@@ -97,7 +97,7 @@ async fn lock() -> Result<File> {
     tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await?.context("can't lock the stack")
 }
 
-fn port(variable: &str, default: u16) -> Result<u16> {
+pub(crate) fn port(variable: &str, default: u16) -> Result<u16> {
     match std::env::var(variable) {
         Ok(text) => text.parse().with_context(|| format!("{variable}={text} is no port")),
         Err(_) => Ok(default),

@@ -8,6 +8,7 @@ mod dead;
 mod documents;
 mod enqueue;
 mod explain;
+mod feed;
 mod harness;
 mod init;
 mod main_job;

@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::{Value, json};
 
+use crate::feed;
 use crate::gate::Gate;
 use crate::limit::AdaptiveLimit;
 use crate::metrics::Metrics;
@@ -39,7 +40,7 @@ impl Admin {
             self.gates.iter().filter_map(|gate| Some((gate.service().to_string(), gate.reason()?))).collect();
         let jobs = self.statuses.all();
         let able = |status: &JobStatus| matches!(status.state, JobState::Running | JobState::Paused);
-        let ready = away.is_empty() && jobs.values().any(able);
+        let ready = away.is_empty() && jobs.iter().any(|(name, status)| name != feed::NAME && able(status));
         (ready, json!({"ready": ready, "away": away, "jobs": jobs}))
     }
 }

@@ -37,6 +37,8 @@ pub struct Config {
     pub elasticsearch: Elasticsearch,
     /// `[sources.NAME]`, at least one.
     pub sources: BTreeMap<String, Source>,
+    /// The change feed, if there is one.
+    pub kafka: Option<Kafka>,
     /// `[worker]`
     pub worker: Worker,
     /// `[admin]`
@@ -92,6 +94,8 @@ pub struct Source {
     /// Which position of the primary is the fence.
     #[serde(default)]
     pub fence: FenceAt,
+    /// What the names of the source's topics begin with: the connector's `topic.prefix`. The source's name when not given.
+    pub topic_prefix: Option<String>,
     /// Additional certificate authority (PEM) that signs the servers' certificates.
     pub ca_file: Option<PathBuf>,
 }
@@ -124,6 +128,19 @@ pub enum FenceAt {
     Flush,
     /// The inserted one: right with `synchronous_commit = off` too, but waits for open transactions' pages.
     Insert,
+}
+
+/// The change feed: Debezium's events on Kafka.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Addresses of brokers, `host:port`; the others are found through them.
+    pub brokers: Vec<String>,
+    /// The consumer group that the workers share.
+    #[serde(default = "defaults::group")]
+    pub group: String,
+    /// Topics, `*` stands for any text. A topic's name begins with that of its source, as `topic.prefix` of the connector says.
+    pub topics: Vec<String>,
 }
 
 /// How the worker works; each has a default.
@@ -205,6 +222,9 @@ impl std::fmt::Debug for Secret {
 }
 
 mod defaults {
+    pub(super) fn group() -> String {
+        "pinion".to_owned()
+    }
     pub(super) fn replica_lag_ms_max() -> u64 {
         2000
     }
@@ -226,6 +246,7 @@ struct Written {
     rabbitmq: Rabbitmq,
     elasticsearch: Elasticsearch,
     sources: BTreeMap<String, Source>,
+    kafka: Option<Kafka>,
     #[serde(default)]
     worker: Worker,
     #[serde(default)]
@@ -261,6 +282,7 @@ impl Config {
             rabbitmq: written.rabbitmq,
             elasticsearch: written.elasticsearch,
             sources: written.sources,
+            kafka: written.kafka,
             worker: written.worker,
             admin: written.admin,
         };
@@ -283,6 +305,21 @@ impl Config {
         }
         if let Some(name) = self.sources.keys().find(|name| !valid_job_name(name)) {
             return Err(format!("sources.{name}: a source's name is lower-case letters, digits, - and _"));
+        }
+        if let Some(kafka) = &self.kafka {
+            if kafka.brokers.is_empty() {
+                return Err("kafka.brokers: at least one broker is needed, such as \"127.0.0.1:9092\"".to_owned());
+            }
+            if kafka.topics.is_empty() {
+                return Err("kafka.topics: at least one topic is needed, such as \"shop.public.*\"".to_owned());
+            }
+            if let Some(topic) = kafka.topics.iter().find(|topic| self.source_of(topic).is_none()) {
+                let prefixes: Vec<String> = self.topic_prefixes().map(|(prefix, _)| format!("{prefix}.")).collect();
+                return Err(format!(
+                    "kafka.topics: {topic:?} is of no source: it has to begin with {}, or a source needs its topic_prefix",
+                    prefixes.join(" or ")
+                ));
+            }
         }
         let elasticsearch = &self.elasticsearch;
         if elasticsearch.urls.is_empty() {
@@ -314,6 +351,18 @@ impl Config {
             Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }
+    }
+
+    /// What the sources' topics begin with, and the sources' names.
+    pub fn topic_prefixes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().map(|(name, source)| (source.topic_prefix.as_deref().unwrap_or(name), name.as_str()))
+    }
+
+    /// The source that a topic belongs to; of prefixes that begin with each other, the longest counts.
+    pub fn source_of(&self, topic: &str) -> Option<&str> {
+        let fits = |prefix: &str| topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+        let fitting = self.topic_prefixes().filter(|(prefix, _)| fits(prefix));
+        fitting.max_by_key(|(prefix, _)| prefix.len()).map(|(_, name)| name)
     }
 
     /// How long after a delete its id is looked at once more: no document that was read before

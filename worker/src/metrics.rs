@@ -28,6 +28,15 @@ pub struct VerdictLabel {
     pub verdict: &'static str,
 }
 
+/// The labels of the change feed's events.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FeedLabel {
+    /// The table with its schema, or the topic of an event of no table.
+    pub table: String,
+    /// What happened, or what was wrong: one of a fixed set of words.
+    pub operation: &'static str,
+}
+
 /// All metrics and the registry that prints them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -49,6 +58,12 @@ pub struct Metrics {
     pub paused: Family<VerdictLabel, Gauge>,
     /// Age of the oldest unsettled message that this worker holds.
     pub oldest_unsettled: Family<JobLabel, Seconds>,
+    /// Events of the change feed, by table and operation.
+    pub feed_events: Family<FeedLabel, Counter>,
+    /// From the commit of the event that was taken last to its being taken.
+    pub feed_lag: Seconds,
+    /// Events that this worker has taken and that are not done, or wait for one that is not.
+    pub feed_open: Gauge,
     /// Places of the adaptive limit.
     pub limit: Gauge,
     /// Bulk requests in flight.
@@ -86,6 +101,9 @@ impl Default for Metrics {
             after_ignored: Family::default(),
             paused: Family::default(),
             oldest_unsettled: Family::default(),
+            feed_events: Family::default(),
+            feed_lag: Seconds::default(),
+            feed_open: Gauge::default(),
             limit: Gauge::default(),
             bulks_in_flight: Gauge::default(),
             batch_ids: Family::new_with_constructor(sizes),
@@ -119,6 +137,14 @@ impl Metrics {
             Unit::Seconds,
             self.oldest_unsettled.clone(),
         );
+        registry.register("feed_events", "Events of the change feed", self.feed_events.clone());
+        registry.register_with_unit(
+            "feed_lag",
+            "Age of the event that was taken last, when it was taken",
+            Unit::Seconds,
+            self.feed_lag.clone(),
+        );
+        registry.register("feed_open", "Events that are taken and not done", self.feed_open.clone());
         registry.register("bulk_limit", "Places of the adaptive limit", self.limit.clone());
         registry.register("bulks_in_flight", "Bulk requests in flight", self.bulks_in_flight.clone());
         registry.register("batch_ids", "Ids a batch", self.batch_ids.clone());

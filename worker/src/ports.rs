@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pinion_schemas::{Id, JobDefinition};
+use pinion_schemas::{Id, JobDefinition, KeyType, SqlTemplate};
 
 use crate::error::Fault;
 use crate::pipeline::build::Builder;
@@ -51,6 +51,12 @@ pub trait Database: Send + Sync {
     /// Opens a reading on a server that shows everything up to `fence`, and keeps to it.
     fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>>;
 
+    /// Waits until none of these transactions is in progress on the primary (PostgreSQL's lower 32 bits each).
+    fn visible<'a>(&'a self, transactions: &'a [u32]) -> Future_<'a, Result<(), Fault>>;
+
+    /// The tables whose changes come with the whole old row, with their schemas.
+    fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>>;
+
     /// Whether the servers answer; the error says which does not, and why.
     fn ping(&self) -> Future_<'_, Result<(), String>>;
 }
@@ -67,6 +73,17 @@ pub trait Reading: Send {
         ids: &'a [Id],
         builder: &'a mut Builder,
     ) -> Future_<'a, Result<(), Fault>>;
+
+    /// The ids of type `key` that the query of a watch rule finds for these keys of changed rows, given as JSON: a page of
+    /// at most `limit` in their order, those after `after`.
+    fn touched<'a>(
+        &'a mut self,
+        rule: &'a SqlTemplate,
+        keys: &'a [String],
+        key: KeyType,
+        after: Option<&'a Id>,
+        limit: usize,
+    ) -> Future_<'a, Result<Vec<Id>, Fault>>;
 
     /// Ends the reading and frees its connection.
     fn finish(self: Box<Self>) -> Future_<'static, ()>;
@@ -146,6 +163,8 @@ pub trait Index: Send + Sync {
 pub enum Destination {
     /// To a job's queue.
     Live,
+    /// To a job's low queue.
+    Low,
     /// To the queue of suspects, read one at a time.
     Suspects,
     /// To a job's low queue, after the given delay in seconds.

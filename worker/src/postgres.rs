@@ -1,6 +1,7 @@
 //! All SQL to PostgreSQL: fences, readings, and the positions that become versions.
 
 pub mod fault;
+mod feed;
 pub mod json;
 pub mod operator;
 mod reading;
@@ -331,6 +332,14 @@ impl Database for Postgres {
             let reading = self.open_reading(fence).await?;
             Ok(Box::new(reading) as Box<dyn Reading>)
         })
+    }
+
+    fn visible<'a>(&'a self, transactions: &'a [u32]) -> Future_<'a, Result<(), Fault>> {
+        Box::pin(self.wait_until_visible(transactions))
+    }
+
+    fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>> {
+        Box::pin(self.replica_identity_full())
     }
 
     fn ping(&self) -> Future_<'_, Result<(), String>> {

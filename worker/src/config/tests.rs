@@ -4,7 +4,10 @@ use super::*;
 fn uncommented() -> String {
     let setting = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
-            rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            rest.starts_with("[kafka]")
+                || rest
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         })
     };
     ANNOTATED
@@ -22,8 +25,15 @@ fn the_annotated_file_is_valid_and_shows_the_defaults() {
     assert_eq!(plain.schemas, Path::new("/etc/pinion/schemas/shop"));
     assert_eq!(format!("{:?}", plain.worker), format!("{:?}", full.worker));
     assert_eq!(format!("{:?}", plain.admin), format!("{:?}", full.admin));
-    let without_ca = |config: &Config| format!("{:?}", config.sources).replace("Some(\"/etc/pinion/ca.pem\")", "None");
-    assert_eq!(without_ca(&plain), without_ca(&full));
+    // What is shown of these two is an example.
+    let without = |config: &Config| {
+        let sources = format!("{:?}", config.sources);
+        sources
+            .replace("Some(\"/etc/pinion/ca.pem\")", "None")
+            .replace("topic_prefix: Some(\"shop\")", "topic_prefix: None")
+    };
+    assert_eq!(without(&plain), without(&full));
+    assert!(plain.kafka.is_none() && full.kafka.is_some_and(|kafka| kafka.group == "pinion"));
 }
 
 fn problem_of(edit: impl Fn(&str) -> String) -> String {
@@ -41,6 +51,19 @@ fn refuses_what_it_does_not_know() {
 fn refuses_values_out_of_bounds() {
     let problem = problem_of(|text| text.replace("[worker]", "[worker]\nbatch_max = 0"));
     assert_eq!(problem, "worker.batch_max: 0 is out of bounds; give 1 to 10000");
+}
+
+#[test]
+fn a_topic_is_of_the_source_with_the_longest_prefix() {
+    let kafka = "[kafka]\nbrokers = [\"a:1\"]\ntopics = [\"shop.public.*\"]\n\n[worker]";
+    let other = "[sources.other]\nkind = \"postgres\"\nprimary = \"postgres://a/b\"\ntopic_prefix = \"shop.eu\"\n";
+    let text = ANNOTATED.replace("[worker]", &format!("{other}{kafka}"));
+    let config = Config::parse(&text, Path::new("")).expect("valid");
+    assert_eq!(config.source_of("shop.public.orders"), Some("shop"));
+    assert_eq!(config.source_of("shop.eu.public.orders"), Some("other"));
+    assert_eq!(config.source_of("shopping.public.orders"), None);
+    let problem = problem_of(|text| text.replace("[worker]", &kafka.replace("shop.public", "web.public")));
+    assert!(problem.contains("\"web.public.*\" is of no source: it has to begin with shop."), "{problem}");
 }
 
 #[test]

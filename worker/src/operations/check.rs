@@ -3,6 +3,7 @@
 
 mod broker;
 mod cluster;
+mod feed;
 mod fields;
 mod folders;
 mod place;
@@ -86,9 +87,13 @@ impl fmt::Display for Report {
 pub async fn check(context: &Context, offline: bool) -> Report {
     let mut findings = folders::check(context);
     if !offline {
-        let (sources, broker, cluster) =
-            tokio::join!(sources::check(context), broker::check(context), cluster::check(context));
-        findings.extend(sources.into_iter().chain(broker).chain(cluster));
+        let (sources, broker, cluster, feed) = tokio::join!(
+            sources::check(context),
+            broker::check(context),
+            cluster::check(context),
+            feed::check(context)
+        );
+        findings.extend(sources.into_iter().chain(broker).chain(cluster).chain(feed));
     }
     Report::new(context.jobs.len(), findings)
 }

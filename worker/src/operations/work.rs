@@ -16,6 +16,7 @@ use crate::broker::RabbitmqBroker;
 use crate::clock::now_ms;
 use crate::control::Controls;
 use crate::error::Service;
+use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::generation::Generations;
 use crate::limit::{AdaptiveLimit, Share};
@@ -55,6 +56,9 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
     let mut runners = JoinSet::new();
     for job in shared.jobs(&context, chosen) {
         runners.spawn(run_job(job, shared.surroundings.clone()));
+    }
+    if let Some(feed) = shared.feed(&context, worker.clone()) {
+        runners.spawn(feed::run(Arc::new(feed), shutdown.clone()));
     }
     let watching = tokio::spawn(watch.run());
     shutdown.asked().await;
@@ -150,6 +154,31 @@ impl Shared {
             generations,
             surroundings: Surroundings { source, controls: Controls::default(), statuses, shutdown },
         }
+    }
+
+    /// The change feed, where one is configured. It publishes jobs of all definitions, whichever this worker runs.
+    fn feed(&self, context: &Context, worker: Arc<str>) -> Option<Feed> {
+        let kafka = context.config.kafka.clone()?;
+        let statuses = self.surroundings.statuses.clone();
+        if let Some(broken) = context.jobs.iter().find(|job| job.definition.is_none()) {
+            let reason = format!("the job {} can't be read, and its events would be lost: `pinion check`", broken.name);
+            tracing::error!(reason, "the change feed stands still");
+            statuses.set(feed::NAME, JobState::Broken, Some(reason));
+            return None;
+        }
+        let sources = context.sources.iter().map(|(name, source)| (name.clone(), source.clone() as Arc<dyn Database>));
+        Some(Feed {
+            jobs: context.definitions().filter(|job| context.sources.contains_key(&job.source)).cloned().collect(),
+            config: context.config.clone(),
+            kafka,
+            sources: sources.collect(),
+            broker: self.broker.clone(),
+            elasticsearch: context.elasticsearch.clone(),
+            dead_letters: context.state_index(StateIndex::DeadLetters),
+            worker,
+            statuses,
+            metrics: self.metrics.clone(),
+        })
     }
 
     /// The jobs, with their shares of what is bounded.

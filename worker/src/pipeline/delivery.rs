@@ -48,9 +48,13 @@ impl Ledger {
         })
     }
 
-    /// Takes note of the next message, of `parts` ids.
+    /// Takes note of the next message, of `parts` ids. One without any is settled already.
     pub fn receive(self: &Arc<Self>, parts: u32) -> Receipt {
-        let tag = self.lock().receive(parts, Instant::now());
+        let mut tracker = self.lock();
+        let tag = tracker.receive(parts, Instant::now());
+        if parts == 0 {
+            self.advance(&mut tracker);
+        }
         Receipt { ledger: self.clone(), tag }
     }
 

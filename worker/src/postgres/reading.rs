@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use pinion_schemas::{Id, JobDefinition, KeyType};
+use pinion_schemas::{Id, JobDefinition, KeyType, SqlTemplate};
 use sqlx::postgres::{PgRow, Postgres as Dialect};
 use sqlx::{AssertSqlSafe, Transaction};
 
@@ -112,6 +112,17 @@ impl Reading for PostgresReading {
         builder: &'a mut Builder,
     ) -> Future_<'a, Result<(), Fault>> {
         Box::pin(self.read(job, ids, builder))
+    }
+
+    fn touched<'a>(
+        &'a mut self,
+        rule: &'a SqlTemplate,
+        keys: &'a [String],
+        key: KeyType,
+        after: Option<&'a Id>,
+        limit: usize,
+    ) -> Future_<'a, Result<Vec<Id>, Fault>> {
+        Box::pin(self.find_touched(rule, keys, key, after, limit))
     }
 
     fn finish(self: Box<Self>) -> Future_<'static, ()> {

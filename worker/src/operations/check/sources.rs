@@ -7,7 +7,7 @@ use pinion_schemas::{Finding, Severity};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Row as _};
 
-use super::{Context, Place, jobs_of, queries, watches};
+use super::{Context, Place, feed, jobs_of, queries, watches};
 use crate::config::{FenceAt, Source};
 use crate::ports::{Database as _, Identity};
 use crate::postgres::Postgres;
@@ -64,6 +64,9 @@ impl SourceCheck<'_> {
         if let Some(reader) = readers.first_mut() {
             for job in &jobs {
                 findings.extend(watches::check(reader, job).await);
+                if self.context.config.kafka.is_some() {
+                    findings.extend(feed::check_tables(reader, job).await);
+                }
             }
         }
         for connection in readers {

@@ -1,0 +1,373 @@
+//! The change feed: what Debezium tells of changed rows becomes jobs, published as an application's hook would publish them.
+//!
+//! events → [`touch`] → their transactions are visible on the primary → jobs on RabbitMQ → offsets. From there on the way is
+//! that of every other job, so a job that is paused or broken holds no partition.
+
+mod fan_out;
+mod kafka;
+mod touch;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use pinion_schemas::change::{self, Change};
+use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
+use rdkafka::Message as _;
+use rdkafka::message::BorrowedMessage;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use self::fan_out::{Request, Wanted};
+use self::kafka::Events;
+use self::touch::{Event, Touch, touched};
+use crate::clock::now_ms;
+use crate::config::{self, Config};
+use crate::dead_letter::{self, DeadLetter};
+use crate::elasticsearch::{Elasticsearch, Method};
+use crate::error::Fault;
+use crate::metrics::{FeedLabel, Metrics};
+use crate::pipeline::delivery::Receipt;
+use crate::ports::{Broker, Database, Destination, Envelope, Future_, Requeue};
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::status::{JobState, Statuses};
+
+/// The feed among the jobs' states; no job can have this name.
+pub const NAME: &str = "change feed";
+
+/// Events that are taken together at the most.
+const ROUND: usize = 1000;
+/// Ids in a message.
+const IDS: usize = 100;
+/// How often what is done is told to Kafka while no events come.
+const STORE_EVERY: Duration = Duration::from_millis(500);
+/// After an error it is looked up this often whether the brokers are back.
+const TROUBLE_LOOK: Duration = Duration::from_secs(2);
+/// Events that are not done, because their fan-outs are not; then no more are taken.
+const OPEN_MAX: usize = 100_000;
+/// How often the tables' replica identities are looked up.
+const IDENTITIES_EVERY: Duration = Duration::from_secs(60);
+
+/// The feed of one worker.
+pub struct Feed {
+    /// All jobs, of whichever worker: the partitions are shared out, not the jobs.
+    pub jobs: Vec<JobDefinition>,
+    /// Where the topics are, and which source they belong to.
+    pub config: Config,
+    /// The topics.
+    pub kafka: config::Kafka,
+    /// The databases by the names of their sources.
+    pub sources: BTreeMap<String, Arc<dyn Database>>,
+    /// Where the jobs go.
+    pub broker: Arc<dyn Broker>,
+    /// For dead letters, and for the documents of a truncated table.
+    pub elasticsearch: Arc<Elasticsearch>,
+    /// The index of dead letters.
+    pub dead_letters: String,
+    /// This worker's name.
+    pub worker: Arc<str>,
+    /// Where the feed's state is told.
+    pub statuses: Arc<Statuses>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What a round of events touches.
+#[derive(Default)]
+struct Round {
+    /// By the job's number.
+    documents: HashMap<usize, Documents>,
+    requests: Vec<Request>,
+    letters: Vec<DeadLetter>,
+    /// By the source's name.
+    transactions: BTreeMap<String, BTreeSet<u32>>,
+    receipts: Vec<Receipt>,
+}
+
+#[derive(Default)]
+struct Documents {
+    ids: Vec<Id>,
+    known: HashSet<Id>,
+    /// When the oldest change was committed.
+    sent_ms: Option<u64>,
+}
+
+/// Takes events until the worker ends. What is not done then comes again.
+pub async fn run(feed: Arc<Feed>, shutdown: Shutdown) {
+    let mut backoff = Backoff::for_job();
+    while let Err(reason) = follow(&feed, &shutdown).await {
+        tracing::error!(reason, "the change feed stands still");
+        feed.tell(JobState::Broken, Some(reason));
+        tokio::select! {
+            () = shutdown.asked() => break,
+            () = backoff.wait() => {}
+        }
+    }
+    feed.tell(JobState::Stopped, None);
+}
+
+/// Joins the group and takes events until the worker ends.
+///
+/// # Errors
+/// Something is wrong that waiting does not mend.
+async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<(), String> {
+    let events = Events::join(&feed.kafka, &feed.worker)?;
+    let (fan_outs, requests) = mpsc::channel(fan_out::WAITING_MAX);
+    let (stuck, is_stuck) = watch::channel(None);
+    let fanning_out = tokio::spawn(fan_out::run(feed.clone(), requests, stuck));
+    let ended = tokio::select! {
+        ended = take(feed, &events, &fan_outs, is_stuck) => ended,
+        () = shutdown.asked() => Ok(()),
+    };
+    fanning_out.abort();
+    events.store();
+    // Leaving the group waits for the broker.
+    let left = tokio::task::spawn_blocking(move || drop(events)).await;
+    tracing::trace!(?left, "group left");
+    ended
+}
+
+async fn take(
+    feed: &Feed,
+    events: &Events,
+    fan_outs: &mpsc::Sender<Request>,
+    stuck: watch::Receiver<Option<String>>,
+) -> Result<(), String> {
+    let mut old_rows = OldRows::default();
+    let mut rounds = std::pin::pin!(events.stream().ready_chunks(ROUND));
+    let mut ticks = tokio::time::interval(STORE_EVERY);
+    let mut trouble = None;
+    loop {
+        tokio::select! {
+            round = rounds.next(), if events.open() < OPEN_MAX => {
+                let Some(messages) = round else { return Err("the consumer has ended".to_owned()) };
+                let mut taken = Vec::with_capacity(messages.len());
+                for message in messages {
+                    match message {
+                        Ok(message) => taken.push(message),
+                        Err(error) => trouble = Some((error.to_string(), Instant::now())),
+                    }
+                }
+                if !taken.is_empty() {
+                    let tables = old_rows.get(feed).await;
+                    let round = feed.sort(events, &taken, &tables)?;
+                    feed.hand_on(round, fan_outs).await;
+                    trouble = None;
+                }
+            }
+            _ = ticks.tick() => {}
+        }
+        // The library tells that a broker is lost, not that it is back.
+        if trouble.as_ref().is_some_and(|(_, told)| told.elapsed() > TROUBLE_LOOK) {
+            trouble = events.trouble().await.map(|reason| (reason, Instant::now()));
+        }
+        let trouble = trouble.as_ref().map(|(reason, _)| format!("Kafka: {reason}"));
+        let reason = trouble.or_else(|| stuck.borrow().clone());
+        feed.tell(if reason.is_some() { JobState::Waiting } else { JobState::Running }, reason);
+        events.store();
+        feed.metrics.feed_open.set(i64::try_from(events.open()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The tables whose events tell whole old rows, by their source.
+#[derive(Default)]
+struct OldRows {
+    tables: Arc<HashSet<(String, String)>>,
+    read_at: Option<Instant>,
+}
+
+impl OldRows {
+    async fn get(&mut self, feed: &Feed) -> Arc<HashSet<(String, String)>> {
+        if self.read_at.is_none_or(|read_at| read_at.elapsed() > IDENTITIES_EVERY) {
+            let mut tables = HashSet::new();
+            for (name, database) in &feed.sources {
+                let read = feed.insist(|| database.tables_with_old_rows()).await;
+                tables.extend(read.into_iter().map(|table| (name.clone(), table)));
+            }
+            self.tables = Arc::new(tables);
+            self.read_at = Some(Instant::now());
+        }
+        self.tables.clone()
+    }
+}
+
+impl Feed {
+    fn tell(&self, state: JobState, reason: Option<String>) {
+        self.statuses.set(NAME, state, reason);
+    }
+
+    /// Tries until it is done: events wait, they are not passed over.
+    async fn insist<'a, T>(&self, mut work: impl FnMut() -> Future_<'a, Result<T, Fault>>) -> T {
+        let mut backoff = Backoff::for_server();
+        loop {
+            match work().await {
+                Ok(done) => return done,
+                Err(fault) => {
+                    self.tell(JobState::Waiting, Some(fault.to_string()));
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Sorts a round of events by what they touch.
+    ///
+    /// # Errors
+    /// An event of a source that the configuration does not have: to pass it over would leave documents stale.
+    fn sort(
+        &self,
+        events: &Events,
+        messages: &[BorrowedMessage<'_>],
+        old_rows: &HashSet<(String, String)>,
+    ) -> Result<Round, String> {
+        let mut round = Round::default();
+        for message in messages {
+            let receipt = |parts: usize| {
+                let parts = u32::try_from(parts).unwrap_or(u32::MAX);
+                events.receive(message.topic(), message.partition(), message.offset(), parts)
+            };
+            // A tombstone follows a delete, for Kafka's compaction.
+            let Some(value) = message.payload() else {
+                self.count(message.topic(), "tombstone");
+                let _nothing = receipt(0);
+                continue;
+            };
+            let row = match change::decode(value) {
+                Ok(Change::Row(row)) => row,
+                Ok(Change::Other(kind)) => {
+                    self.count(message.topic(), kind);
+                    let _nothing = receipt(0);
+                    continue;
+                }
+                Err(error) => {
+                    self.count(message.topic(), "undecodable");
+                    let place = format!(
+                        "topic {}, partition {}, offset {}",
+                        message.topic(),
+                        message.partition(),
+                        message.offset()
+                    );
+                    let letter = DeadLetter::of_message(NAME, value, &self.worker);
+                    round.letters.push(letter.because("undecodable_event", format!("{place}: {error}")));
+                    round.receipts.push(receipt(1));
+                    continue;
+                }
+            };
+            let Some(source) = self.config.source_of(message.topic()) else {
+                return Err(format!("the topic {} is of no source: a source needs its topic_prefix", message.topic()));
+            };
+            let table = row.source.table().unwrap_or_default();
+            self.count(&table, row.operation.word());
+            let key = message.key().and_then(change::decode_key);
+            let has_old_rows = old_rows.contains(&(source.to_owned(), table.clone()));
+            let event = Event { table: &table, change: &row, key: key.as_ref(), has_old_rows };
+            let (touches, gaps) = touched(&self.jobs, source, &event);
+            for gap in gaps {
+                self.count(&table, gap.word());
+                tracing::warn!(table, %gap, "an event does not tell all that a watch rule needs");
+            }
+            let fan_outs = touches.iter().filter(|touch| !matches!(touch, Touch::Document(..))).count();
+            // One part for its documents, one for each fan-out.
+            let receipt = receipt(if touches.is_empty() { 0 } else { 1 + fan_outs });
+            round.receipts.push(receipt.clone());
+            if let Some(transaction) = row.source.transaction.filter(|_| !touches.is_empty()) {
+                // Debezium gives PostgreSQL's lower 32 bits.
+                round.transactions.entry(source.to_owned()).or_default().insert(transaction as u32);
+            }
+            let sent_ms = row.source.ts_ms;
+            for touch in touches {
+                let (wanted, key) = match touch {
+                    Touch::Document(job, id) => {
+                        round.documents.entry(job).or_default().add(id, sent_ms);
+                        continue;
+                    }
+                    Touch::FanOut(fan_out, key) => (Wanted::Rule(fan_out), key),
+                    Touch::All(job) => (Wanted::All(job), String::new()),
+                };
+                round.requests.push(Request { wanted, key, sent_ms, receipt: receipt.clone() });
+            }
+            if let Some(sent_ms) = sent_ms {
+                self.metrics.feed_lag.set(now_ms().saturating_sub(sent_ms) as f64 / 1000.0);
+            }
+        }
+        Ok(round)
+    }
+
+    /// Publishes what a round touches, once its transactions can be seen: Debezium tells of a commit while it is still under
+    /// way, and a job is published after its commit has returned.
+    async fn hand_on(&self, round: Round, fan_outs: &mpsc::Sender<Request>) {
+        for (source, transactions) in &round.transactions {
+            let transactions: Vec<u32> = transactions.iter().copied().collect();
+            self.insist(|| self.sources[source].visible(&transactions)).await;
+        }
+        for (job, documents) in round.documents {
+            let Documents { ids, sent_ms, .. } = documents;
+            self.insist(|| Box::pin(self.publish(job, ids.clone(), Destination::Live, sent_ms))).await;
+        }
+        self.insist(|| Box::pin(dead_letter::write(&*self.elasticsearch, &self.dead_letters, &round.letters))).await;
+        Receipt::settle_all(&round.receipts);
+        for request in round.requests {
+            // The receiver lives as long as this does.
+            let _ended = fan_outs.send(request).await.is_err();
+        }
+    }
+
+    /// Publishes ids of the job with this number, many in a message.
+    async fn publish(
+        &self,
+        job: usize,
+        ids: Vec<Id>,
+        destination: Destination,
+        sent_ms: Option<u64>,
+    ) -> Result<(), Fault> {
+        let job = &self.jobs[job];
+        let message = |ids: &[Id]| Requeue {
+            job: job.name.clone(),
+            destination: destination.clone(),
+            payload: JobMessage::many(&job.name, ids.iter().cloned())
+                .to_bytes()
+                .expect("a message of a few valid ids is small and names a valid job"),
+            envelope: Envelope { sent_ms, ..Envelope::default() },
+        };
+        self.broker.requeue(ids.chunks(IDS).map(message).collect()).await
+    }
+
+    /// Publishes the ids of all documents that the job's index has.
+    async fn publish_indexed(&self, number: usize, sent_ms: Option<u64>) -> Result<(), Fault> {
+        let job = &self.jobs[number];
+        let opened = self.ask(&format!("/{}/_pit?keep_alive=5m", job.index), None).await?;
+        let mut query = json!({
+            "size": fan_out::PAGE, "_source": false, "track_total_hits": false, "sort": ["_shard_doc"],
+            "pit": {"id": opened["id"], "keep_alive": "5m"},
+        });
+        loop {
+            let answer = self.ask("/_search", Some(&query)).await?;
+            let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let Some(last) = hits.last() else { return Ok(()) };
+            query["search_after"] = last["sort"].clone();
+            query["pit"]["id"] = answer["pit_id"].clone();
+            // What is no id of the job's was not written by it.
+            let ids = hits.iter().filter_map(|hit| job.key.id_from_text(hit["_id"].as_str()?).ok());
+            self.publish(number, ids.collect(), Destination::Low, sent_ms).await?;
+        }
+    }
+
+    async fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
+        self.elasticsearch.request(Method::Post, path, body).await?.success()
+    }
+
+    fn count(&self, table: &str, operation: &'static str) {
+        self.metrics.feed_events.get_or_create(&FeedLabel { table: table.to_owned(), operation }).inc();
+    }
+}
+
+impl Documents {
+    fn add(&mut self, id: Id, sent_ms: Option<u64>) {
+        if self.known.insert(id.clone()) {
+            self.ids.push(id);
+        }
+        self.sent_ms = [self.sent_ms, sent_ms].into_iter().flatten().min();
+    }
+}

@@ -1,0 +1,92 @@
+//! The change feed: whether its brokers can be reached, have the topics, and the databases tell what the rules need.
+
+use std::time::Duration;
+
+use pinion_schemas::{Finding, JobDefinition, Severity, WatchRule};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use sqlx::postgres::PgConnection;
+
+use super::{Context, Place, jobs_of, some_of};
+
+/// How long the brokers have to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// The brokers and the topics of the tables that are watched.
+pub(super) async fn check(context: &Context) -> Vec<Finding> {
+    let Some(kafka) = &context.config.kafka else { return Vec::new() };
+    let place = Place::config(context);
+    let brokers = kafka.brokers.join(",");
+    let asked = tokio::task::spawn_blocking(move || topics(&brokers)).await;
+    let topics = match asked.map_err(|error| error.to_string()).and_then(|asked| asked) {
+        Ok(topics) => topics,
+        Err(error) => {
+            let problem = format!("no broker of {} answers: {error}", kafka.brokers.join(", "));
+            let line = place.toml_line(&["kafka", "brokers"]);
+            return vec![place.finding(Severity::Error, line, problem, "mend [kafka] brokers, or start them")];
+        }
+    };
+    let mut missing = Vec::new();
+    for (prefix, source) in context.config.topic_prefixes() {
+        let watched = jobs_of(context, source).into_iter().flat_map(|job| &job.watch);
+        missing
+            .extend(watched.map(|watch| format!("{prefix}.{}", watch.table)).filter(|topic| !topics.contains(topic)));
+    }
+    missing.sort();
+    missing.dedup();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let line = place.toml_line(&["kafka", "topics"]);
+    let problem = format!("there is no topic {}", some_of(&missing));
+    let mend =
+        "it comes with the table's first event; else look at the connector's table.include.list and topic.prefix";
+    vec![place.finding(Severity::Warning, line, problem, mend)]
+}
+
+fn topics(brokers: &str) -> Result<Vec<String>, String> {
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().map_err(|error| error.to_string())?;
+    let metadata = client.fetch_metadata(None, ANSWER_MAX).map_err(|error| error.to_string())?;
+    Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+}
+
+/// The tables of the job's rules: without its whole old row, a child does not tell the parent that it has left.
+pub(super) async fn check_tables(connection: &mut PgConnection, job: &JobDefinition) -> Vec<Finding> {
+    let file = Place::of_job(job, "job.toml");
+    let mut findings = Vec::new();
+    for (number, watch) in job.watch.iter().enumerate() {
+        let line = file.toml_line(&["watch", &number.to_string(), "table"]);
+        let question = "SELECT c.relreplident::text, \
+             ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey) \
+             WHERE i.indrelid = c.oid AND i.indisprimary) \
+             FROM pg_class c WHERE c.oid = to_regclass($1)";
+        let asked = sqlx::query_as::<_, (String, Vec<String>)>(question).bind(&watch.table);
+        let (identity, columns) = match asked.fetch_optional(&mut *connection).await {
+            Ok(Some(found)) => found,
+            // A table that is not there is told with the rule itself.
+            Ok(None) => continue,
+            Err(failure) => {
+                let problem = format!("{} can't be looked up: {failure}", watch.table);
+                findings.push(file.finding(Severity::Warning, line, problem, "mend it and check again"));
+                continue;
+            }
+        };
+        let table = &watch.table;
+        let (problem, mend) = match &watch.rule {
+            WatchRule::Key(key) if identity != "f" && !columns.contains(key) => (
+                format!(
+                    "the feed does not tell the old {key} of a changed row of {table}: the document that it left stays as it was"
+                ),
+                format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
+            ),
+            WatchRule::Sql(_) if columns.len() != 1 => (
+                format!("{table} has no primary key of one column, with which the feed asks `sql`"),
+                "give it one, or watch it with `key`".to_owned(),
+            ),
+            WatchRule::Key(_) | WatchRule::Sql(_) => continue,
+        };
+        findings.push(file.finding(Severity::Warning, line, problem, mend));
+    }
+    findings
+}
