@@ -1,6 +1,6 @@
 # Everything here is a line or two that you could type yourself; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-elasticsearch8 test-elasticsearch9 bench fmt lint clean stack-start stack-stop stack-status stack-wipe
+.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 bench fmt lint clean stack-start stack-stop stack-status stack-wipe
 
 STACK := stack/bin
 # The services of `stack-…`: `make stack-start SERVICES="rabbitmq kafka"`.
@@ -11,6 +11,9 @@ help: ## list the targets
 
 demo: ## a shop of 20,000 orders, two workers, live changes, an analyst's questions
 	./demo/run.sh
+
+demo-feed: ## the change feed: rows change in SQL, nobody sends a message, documents follow
+	./demo/run.sh feed
 
 test: ## all tests, on the real services; those that were not running are stopped afterwards
 	$(STACK)/build-tools.sh

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::eventually;
 use crate::namespace::Namespace;
-use crate::script::{run_async, script};
+use crate::script::{run_async, script, top};
 use crate::setup::Setup;
 use crate::stack::{port, stack};
 
@@ -34,23 +34,19 @@ impl Feed {
             broker: format!("127.0.0.1:{}", port("BROKER_PORT", 19092)?),
             superuser: namespace.superuser_url(),
         };
-        let config = json!({
-            "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-            "database.hostname": "127.0.0.1",
-            "database.port": port("PG_PORT", 15432)?.to_string(),
-            "database.user": "postgres",
-            "database.password": "postgres",
-            "database.dbname": feed.name,
-            "topic.prefix": feed.name,
-            "plugin.name": "pgoutput",
-            "slot.name": feed.name,
-            "publication.name": feed.name,
-            "publication.autocreate.mode": "all_tables",
-            "snapshot.mode": "no_data",
-            "decimal.handling.mode": "string",
-            // Truncates are left out unless this is said.
-            "skipped.operations": "none",
-        });
+        let kit = std::fs::read_to_string(top().join("deploy/debezium/postgres.json"))?;
+        let mut config: Value = serde_json::from_str(&kit)?;
+        for (key, value) in [
+            ("database.port", port("PG_PORT", 15432)?.to_string().as_str()),
+            ("database.user", "postgres"),
+            ("database.dbname", &feed.name),
+            ("topic.prefix", &feed.name),
+            ("slot.name", &feed.name),
+            ("publication.name", &feed.name),
+            ("publication.autocreate.mode", "all_tables"),
+        ] {
+            config[key] = json!(value);
+        }
         let path = format!("{}/config", feed.name);
         feed.request(reqwest::Method::PUT, &path, Some(config)).await?;
         eventually("the connector to run", TIMEOUT, async || {
