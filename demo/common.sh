@@ -86,7 +86,7 @@ quantile() { awk -v q="$1" 'NR == FNR {before[$1] = $2; next} {le[++n] = $1; c[n
     if (le[i] == "+Inf") { printf "over %.0f ms", low * 1000; exit }
     printf "%.0f ms", 1000 * (low + (le[i] - low) * (want - base) / (c[i] - base)); exit } }' "$DIR/before" "$DIR/after"; }
 
-make_shop() {   # make_shop [LINES]: the shop's database, jobs and configuration, with more LINES in it
+make_shop() {   # make_shop [SOURCE-LINES [LINES]]: the shop's database, jobs and configuration, with more lines in it
   step "A shop of $ORDERS orders"
   remove_all
   psql -X -q -h "$HOST" -p "$PG_PORT" -U postgres -d postgres -c "CREATE DATABASE $DATABASE"
@@ -106,6 +106,7 @@ kind = "postgres"
 primary = "postgres://pinion:pinion@$HOST:$PG_PORT/$DATABASE"
 replicas = ["postgres://pinion:pinion@$HOST:$PG_REPLICA_PORT/$DATABASE"]
 ${1:-}
+${2:-}
 CONF
   step "pinion apply: queues, indexes, mappings"
   "$PINION" apply

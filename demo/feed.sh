@@ -3,10 +3,11 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 SECONDS_MEASURED=${SECONDS_MEASURED:-20}
-CONNECTOR=pinion-demo
+CONNECTOR=pinion-demo; PREFIX=pinion-demo
 
 remove_feed() {   # the connector, then its slot, without which the database can be dropped
   "$BIN/connect.sh" reset "$CONNECTOR" >/dev/null 2>&1 || true
+  "$BIN/kafka.sh" topics --delete --if-exists --topic "(__debezium-heartbeat\\.)?$PREFIX(\\..*)?" >/dev/null 2>&1 || true
   local i slots="FROM pg_replication_slots WHERE slot_name = 'pinion_demo'"
   for ((i = 0; i < 100; i++)); do
     psql -X -qtA -h "$HOST" -p "$PG_PORT" -U postgres -d postgres -c "SELECT pg_drop_replication_slot(slot_name) $slots AND NOT active" >/dev/null
@@ -17,14 +18,14 @@ remove_feed() {   # the connector, then its slot, without which the database can
 trap 'remove_feed; finish' EXIT
 remove_feed
 
-make_shop '[kafka]
+make_shop 'topic_prefix = "'"$PREFIX"'"' '[kafka]
 brokers = ["'"$BOOTSTRAP"'"]
-topics = ["shop.public.*"]
+topics = ["'"$PREFIX"'.public.*"]
 group = "pinion-demo-'"$(now_ms)"'"'
 
 step "Debezium's connector, from deploy/debezium"
 sql -v publication=pinion_demo -v password=debezium -f deploy/debezium/postgres.sql
-jq '."database.hostname" = "'"$HOST"'" | ."database.port" = "'"$PG_PORT"'" | ."database.dbname" = "'"$DATABASE"'" | ."slot.name" = "pinion_demo"
+jq '."topic.prefix" = "'"$PREFIX"'" | ."database.hostname" = "'"$HOST"'" | ."database.port" = "'"$PG_PORT"'" | ."database.dbname" = "'"$DATABASE"'" | ."slot.name" = "pinion_demo"
   | ."publication.name" = "pinion_demo"' deploy/debezium/postgres.json | "$BIN/connect.sh" put "$CONNECTOR" -
 
 step "All $ORDERS orders are touched in one statement"

@@ -3,6 +3,7 @@
 # broker + controller, single node) on loopback.
 #   start   format the storage on first use, start, wait until it answers
 #   wipe    stop and forget all topics
+#   topics  kafka-topics, such as `topics --list` or `topics --delete --topic 'shop\..*'`
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 KDATA="$DATA/kafka"; CONF="$RUN/server.properties"
@@ -67,5 +68,6 @@ case "${1:-}" in
   restart) stop_pid kafka; start ;;
   status) status kafka ;;
   wipe) stop_pid kafka; rm -rf "$KDATA"; say "kafka: wiped" ;;
-  *) sed -n '2,5p' "$0"; exit 2 ;;
+  topics) shift; use_java 17; kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOTSTRAP" "$@" ;;
+  *) sed -n '2,6p' "$0"; exit 2 ;;
 esac
