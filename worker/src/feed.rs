@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use pinion_schemas::change::{self, Change};
+use pinion_schemas::change::{self, Change, Row, RowChange};
 use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use self::fan_out::{Request, Wanted};
+use self::fan_out::Request;
 use self::kafka::Events;
+pub(crate) use self::kafka::topics;
 use self::touch::{Event, Touch, touched};
 use crate::clock::now_ms;
 use crate::config::{self, Config};
@@ -224,75 +225,60 @@ impl Feed {
     ) -> Result<Round, String> {
         let mut round = Round::default();
         for message in messages {
-            let receipt = |parts: usize| {
-                let parts = u32::try_from(parts).unwrap_or(u32::MAX);
-                events.receive(message.topic(), message.partition(), message.offset(), parts)
-            };
+            let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+            let receipt = |parts: u32| events.receive(topic, partition, offset, parts);
             // A tombstone follows a delete, for Kafka's compaction.
-            let Some(value) = message.payload() else {
-                self.count(message.topic(), "tombstone");
-                let _nothing = receipt(0);
-                continue;
-            };
-            let row = match change::decode(value) {
-                Ok(Change::Row(row)) => row,
+            let change = message.payload().map_or(Ok(Change::Other("tombstone")), change::decode);
+            match change {
+                Ok(Change::Row(row)) => {
+                    let key = message.key().and_then(change::decode_key);
+                    let touches = self.touches(topic, &row, key.as_ref(), old_rows, &mut round)?;
+                    round.add(touches, row.source.ts_ms, receipt);
+                }
                 Ok(Change::Other(kind)) => {
-                    self.count(message.topic(), kind);
+                    self.count(topic, kind);
                     let _nothing = receipt(0);
-                    continue;
                 }
                 Err(error) => {
-                    self.count(message.topic(), "undecodable");
-                    let place = format!(
-                        "topic {}, partition {}, offset {}",
-                        message.topic(),
-                        message.partition(),
-                        message.offset()
-                    );
-                    let letter = DeadLetter::of_message(NAME, value, &self.worker);
-                    round.letters.push(letter.because("undecodable_event", format!("{place}: {error}")));
+                    self.count(topic, "undecodable");
+                    let letter = DeadLetter::of_message(NAME, message.payload().unwrap_or_default(), &self.worker);
+                    let error = format!("topic {topic}, partition {partition}, offset {offset}: {error}");
+                    round.letters.push(letter.because("undecodable_event", error));
                     round.receipts.push(receipt(1));
-                    continue;
                 }
-            };
-            let Some(source) = self.config.source_of(message.topic()) else {
-                return Err(format!("the topic {} is of no source: a source needs its topic_prefix", message.topic()));
-            };
-            let table = row.source.table().unwrap_or_default();
-            self.count(&table, row.operation.word());
-            let key = message.key().and_then(change::decode_key);
-            let has_old_rows = old_rows.contains(&(source.to_owned(), table.clone()));
-            let event = Event { table: &table, change: &row, key: key.as_ref(), has_old_rows };
-            let (touches, gaps) = touched(&self.jobs, source, &event);
-            for gap in gaps {
-                self.count(&table, gap.word());
-                tracing::warn!(table, %gap, "an event does not tell all that a watch rule needs");
-            }
-            let fan_outs = touches.iter().filter(|touch| !matches!(touch, Touch::Document(..))).count();
-            // One part for its documents, one for each fan-out.
-            let receipt = receipt(if touches.is_empty() { 0 } else { 1 + fan_outs });
-            round.receipts.push(receipt.clone());
-            if let Some(transaction) = row.source.transaction.filter(|_| !touches.is_empty()) {
-                // Debezium gives PostgreSQL's lower 32 bits.
-                round.transactions.entry(source.to_owned()).or_default().insert(transaction as u32);
-            }
-            let sent_ms = row.source.ts_ms;
-            for touch in touches {
-                let (wanted, key) = match touch {
-                    Touch::Document(job, id) => {
-                        round.documents.entry(job).or_default().add(id, sent_ms);
-                        continue;
-                    }
-                    Touch::FanOut(fan_out, key) => (Wanted::Rule(fan_out), key),
-                    Touch::All(job) => (Wanted::All(job), String::new()),
-                };
-                round.requests.push(Request { wanted, key, sent_ms, receipt: receipt.clone() });
-            }
-            if let Some(sent_ms) = sent_ms {
-                self.metrics.feed_lag.set(now_ms().saturating_sub(sent_ms) as f64 / 1000.0);
             }
         }
         Ok(round)
+    }
+
+    /// What a changed row touches; its transaction is noted, and what its event does not tell is told.
+    fn touches(
+        &self,
+        topic: &str,
+        row: &RowChange<'_>,
+        key: Option<&Row<'_>>,
+        old_rows: &HashSet<(String, String)>,
+        round: &mut Round,
+    ) -> Result<Vec<Touch>, String> {
+        let source = self.config.source_of(topic);
+        let source =
+            source.ok_or_else(|| format!("the topic {topic} is of no source: a source needs its topic_prefix"))?;
+        let table = row.source.table().unwrap_or_default();
+        self.count(&table, row.operation.word());
+        let has_old_rows = old_rows.contains(&(source.to_owned(), table.clone()));
+        let (touches, gaps) = touched(&self.jobs, source, &Event { table: &table, change: row, key, has_old_rows });
+        for gap in gaps {
+            self.count(&table, gap.word());
+            tracing::warn!(table, %gap, "an event does not tell all that a watch rule needs");
+        }
+        if let Some(transaction) = row.source.transaction.filter(|_| !touches.is_empty()) {
+            // Debezium gives PostgreSQL's lower 32 bits.
+            round.transactions.entry(source.to_owned()).or_default().insert(transaction as u32);
+        }
+        if let Some(committed_ms) = row.source.ts_ms {
+            self.metrics.feed_lag.set(now_ms().saturating_sub(committed_ms) as f64 / 1000.0);
+        }
+        Ok(touches)
     }
 
     /// Publishes what a round touches, once its transactions can be seen: Debezium tells of a commit while it is still under
@@ -360,6 +346,24 @@ impl Feed {
 
     fn count(&self, table: &str, operation: &'static str) {
         self.metrics.feed_events.get_or_create(&FeedLabel { table: table.to_owned(), operation }).inc();
+    }
+}
+
+impl Round {
+    /// Takes what an event touches: one part of its receipt for the documents, one for each fan-out.
+    fn add(&mut self, touches: Vec<Touch>, sent_ms: Option<u64>, receipt: impl FnOnce(u32) -> Receipt) {
+        let fan_outs = touches.iter().filter(|touch| matches!(touch, Touch::FanOut(..))).count();
+        let parts = if touches.is_empty() { 0 } else { 1 + fan_outs };
+        let receipt = receipt(u32::try_from(parts).unwrap_or(u32::MAX));
+        self.receipts.push(receipt.clone());
+        for touch in touches {
+            match touch {
+                Touch::Document(job, id) => self.documents.entry(job).or_default().add(id, sent_ms),
+                Touch::FanOut(wanted, key) => {
+                    self.requests.push(Request { wanted, key, sent_ms, receipt: receipt.clone() });
+                }
+            }
+        }
     }
 }
 

@@ -74,19 +74,26 @@ pub trait Reading: Send {
         builder: &'a mut Builder,
     ) -> Future_<'a, Result<(), Fault>>;
 
-    /// The ids of type `key` that the query of a watch rule finds for these keys of changed rows, given as JSON: a page of
-    /// at most `limit` in their order, those after `after`.
-    fn touched<'a>(
-        &'a mut self,
-        rule: &'a SqlTemplate,
-        keys: &'a [String],
-        key: KeyType,
-        after: Option<&'a Id>,
-        limit: usize,
-    ) -> Future_<'a, Result<Vec<Id>, Fault>>;
+    /// The ids of the documents that changed rows touch by a watch rule's query: a page of them, in their order.
+    fn touched<'a>(&'a mut self, page: TouchedPage<'a>) -> Future_<'a, Result<Vec<Id>, Fault>>;
 
     /// Ends the reading and frees its connection.
     fn finish(self: Box<Self>) -> Future_<'static, ()>;
+}
+
+/// A page of what a watch rule's query finds.
+#[derive(Debug, Clone, Copy)]
+pub struct TouchedPage<'a> {
+    /// The query.
+    pub rule: &'a SqlTemplate,
+    /// The keys of the changed rows, as JSON.
+    pub keys: &'a [String],
+    /// The type of the ids that it finds.
+    pub key: KeyType,
+    /// The last id of the page before.
+    pub after: Option<&'a Id>,
+    /// Ids in the page at the most.
+    pub limit: usize,
 }
 
 /// One row of a job's query, its columns numbered as in the query.

@@ -11,7 +11,7 @@ use super::Feed;
 use super::touch::FanOut;
 use crate::error::Fault;
 use crate::pipeline::delivery::Receipt;
-use crate::ports::Destination;
+use crate::ports::{Destination, TouchedPage};
 use crate::retry::Backoff;
 
 /// Ids in a page.
@@ -19,18 +19,9 @@ pub(super) const PAGE: usize = 10_000;
 /// How many may wait; then the feed waits too.
 pub(super) const WAITING_MAX: usize = 10_000;
 
-/// What is to be looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Wanted {
-    /// The documents that a rule's query finds.
-    Rule(FanOut),
-    /// All documents that the job's index has.
-    All(usize),
-}
-
 /// A changed row whose documents are to be found.
 pub(super) struct Request {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: FanOut,
     /// The row's key, as JSON; empty where all documents are wanted.
     pub(super) key: String,
     pub(super) sent_ms: Option<u64>,
@@ -52,7 +43,7 @@ struct Waiting {
 pub(super) async fn run(feed: Arc<Feed>, mut requests: mpsc::Receiver<Request>, stuck: watch::Sender<Option<String>>) {
     let mut taken = Vec::new();
     while requests.recv_many(&mut taken, WAITING_MAX).await > 0 {
-        let mut waiting: HashMap<Wanted, Waiting> = HashMap::new();
+        let mut waiting: HashMap<FanOut, Waiting> = HashMap::new();
         for request in taken.drain(..) {
             let place = waiting.entry(request.wanted).or_default();
             place.keys.insert(request.key);
@@ -82,23 +73,23 @@ pub(super) async fn run(feed: Arc<Feed>, mut requests: mpsc::Receiver<Request>, 
 /// Publishes a page of documents; where the next one begins, if there is one.
 async fn page(
     feed: &Feed,
-    wanted: Wanted,
+    wanted: FanOut,
     keys: &[String],
     after: Option<&Id>,
     sent_ms: Option<u64>,
 ) -> Result<Option<Id>, Fault> {
     let (number, ids) = match wanted {
-        Wanted::Rule(FanOut { job, watch }) => {
+        FanOut::Rule { job, watch } => {
             let definition = &feed.jobs[job];
             let WatchRule::Sql(rule) = &definition.watch[watch].rule else { return Ok(None) };
             let database = &feed.sources[&definition.source];
             // Fenced as a document's query is: it must not miss a row that the change brought.
             let mut reading = database.open(database.position().await?).await?;
-            let ids = reading.touched(rule, keys, definition.key, after, PAGE).await?;
+            let ids = reading.touched(TouchedPage { rule, keys, key: definition.key, after, limit: PAGE }).await?;
             reading.finish().await;
             (job, ids)
         }
-        Wanted::All(job) => return feed.publish_indexed(job, sent_ms).await.map(|()| None),
+        FanOut::All(job) => return feed.publish_indexed(job, sent_ms).await.map(|()| None),
     };
     let last = if ids.len() == PAGE { ids.last().cloned() } else { None };
     feed.publish(number, ids, Destination::Low, sent_ms).await?;

@@ -21,7 +21,7 @@ const TOPICS_LOOK: Duration = Duration::from_secs(10);
 /// How long the consumer may not ask for events, while a server is away, before its partitions are given to others.
 const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long a broker has to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What the library may fetch ahead, in KiB.
 const FETCHED_KIB_MAX: u32 = 16 * 1024;
 
@@ -95,6 +95,20 @@ impl Events {
     pub(super) fn open(&self) -> usize {
         self.consumer.context().lock().values().map(|place| place.offsets.len()).sum()
     }
+}
+
+/// The names of all topics.
+///
+/// # Errors
+/// No broker answers.
+pub(crate) async fn topics(brokers: &[String]) -> Result<Vec<String>, String> {
+    let brokers = brokers.join(",");
+    let asked = tokio::task::spawn_blocking(move || {
+        let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+        client.fetch_metadata(None, ANSWER_MAX)
+    });
+    let metadata = asked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
 }
 
 /// `shop.public.*` as the library's regular expression.

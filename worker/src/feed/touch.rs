@@ -11,17 +11,17 @@ use serde_json::value::RawValue;
 pub(super) enum Touch {
     /// A document of the job with this number.
     Document(usize, Id),
-    /// Documents that a rule's query finds, from the changed row's key, as JSON.
+    /// Many documents, from the changed row's key, as JSON; empty where it is of no matter.
     FanOut(FanOut, String),
-    /// Every document of the job: a table was truncated.
-    All(usize),
 }
 
-/// A rule with a query: the number of the job, and of its rule.
+/// Documents that have to be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FanOut {
-    pub(super) job: usize,
-    pub(super) watch: usize,
+pub(super) enum FanOut {
+    /// Those that a rule's query finds: the number of the job, and of its rule.
+    Rule { job: usize, watch: usize },
+    /// All that the index of the job with this number has: a table was truncated.
+    All(usize),
 }
 
 /// What an event does not tell and a rule needs.
@@ -86,7 +86,9 @@ pub(super) fn touched(jobs: &[JobDefinition], source: &str, event: &Event<'_>) -
     for (number, job) in jobs.iter().enumerate().filter(|(_, job)| job.source == source) {
         for (watch, rule) in job.watch.iter().enumerate().filter(|(_, watch)| watch.table == *table) {
             match &rule.rule {
-                _ if change.operation == Operation::Truncate => touches.push(Touch::All(number)),
+                _ if change.operation == Operation::Truncate => {
+                    touches.push(Touch::FanOut(FanOut::All(number), String::new()))
+                }
                 WatchRule::Key(column) => {
                     for found in ids(job, column, event) {
                         match found {
@@ -96,7 +98,10 @@ pub(super) fn touched(jobs: &[JobDefinition], source: &str, event: &Event<'_>) -
                     }
                 }
                 WatchRule::Sql(_) => match key.and_then(Row::only) {
-                    Some(key) => touches.push(Touch::FanOut(FanOut { job: number, watch }, key.get().to_owned())),
+                    Some(key) => {
+                        let rule = FanOut::Rule { job: number, watch };
+                        touches.push(Touch::FanOut(rule, key.get().to_owned()));
+                    }
                     None => gaps.push(Gap::Key),
                 },
             }
@@ -183,14 +188,17 @@ mod tests {
     fn a_customer_fans_out_by_its_key() {
         let renamed = event("customers", "u", "null", r#"{"id":5,"name":"New"}"#);
         let (touches, gaps) = of(false, &renamed, r#"{"id":5}"#);
-        assert!(matches!(&touches[..], [Touch::FanOut(FanOut { job: 0, .. }, key)] if key == "5"), "{touches:?}");
+        assert!(matches!(&touches[..], [Touch::FanOut(FanOut::Rule { job: 0, .. }, key)] if key == "5"), "{touches:?}");
         assert_eq!(gaps, vec![]);
         assert_eq!(of(false, &renamed, r#"{"a":1,"b":2}"#), (vec![], vec![Gap::Key]));
     }
 
     #[test]
     fn a_truncated_table_touches_all_documents() {
-        assert_eq!(of(true, &event("order_items", "t", "null", "null"), "null").0, vec![Touch::All(0)]);
+        assert_eq!(
+            of(true, &event("order_items", "t", "null", "null"), "null").0,
+            vec![Touch::FanOut(FanOut::All(0), String::new())]
+        );
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub(super) fn of_primary(source: &str, server: &str, error: &sqlx::Error) -> Fau
 
 /// An error of reading a job's rows.
 pub(super) fn of_reading(source: &str, server: &str, error: &sqlx::Error) -> Fault {
+    of_query("document.sql", source, server, error)
+}
+
+/// An error of one of a job's queries, which is named so in the reason.
+pub(super) fn of_query(query: &str, source: &str, server: &str, error: &sqlx::Error) -> Fault {
     let reason = format!("{server}: {}", describe(error));
     let again = |reason| Fault::Again { service: Service::Source(source.to_owned()), reason };
     let Some(state) = state(error) else { return again(reason) };
@@ -25,9 +30,9 @@ pub(super) fn of_reading(source: &str, server: &str, error: &sqlx::Error) -> Fau
     }
     match &state[..2] {
         // Data exception, cardinality violation, raised by a function: the fault of some rows.
-        "22" | "21" | "P0" => Fault::Documents(format!("document.sql: {}", describe(error))),
+        "22" | "21" | "P0" => Fault::Documents(format!("{query}: {}", describe(error))),
         // Syntax, names, rights, features, a write in a read-only transaction: of the definition.
-        "42" | "0A" | "25" | "2F" | "38" | "39" => Fault::Job(format!("document.sql: {reason}")),
+        "42" | "0A" | "25" | "2F" | "38" | "39" => Fault::Job(format!("{query}: {reason}")),
         _ => again(reason),
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use pinion_schemas::{Id, KeyType, SqlTemplate};
+use pinion_schemas::Id;
 use sqlx::{AssertSqlSafe, Either, Executor as _, SqlSafeStr as _, Statement as _, TypeInfo as _};
 
 use super::Postgres;
-use super::fault::{of_primary, of_reading};
+use super::fault::{of_primary, of_query};
 use super::reading::PostgresReading;
-use crate::error::{Fault, Service};
+use super::statement::sql_type;
+use crate::error::Fault;
+use crate::ports::TouchedPage;
 
 /// How often transactions in progress are looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -70,33 +72,19 @@ impl Postgres {
 
 impl PostgresReading {
     /// See [`Reading::touched`](crate::ports::Reading::touched).
-    pub(super) async fn find_touched(
-        &mut self,
-        rule: &SqlTemplate,
-        keys: &[String],
-        key: KeyType,
-        after: Option<&Id>,
-        limit: usize,
-    ) -> Result<Vec<Id>, Fault> {
-        let failed = |reading: &Self, error: sqlx::Error| match of_reading(&reading.source, &reading.server, &error) {
-            Fault::Job(reason) => Fault::Again {
-                service: Service::Source(reading.source.clone()),
-                reason: reason.replacen("document.sql", "the `sql` of a [[watch]]", 1),
-            },
-            fault => fault,
-        };
+    pub(super) async fn find_touched(&mut self, page: TouchedPage<'_>) -> Result<Vec<Id>, Fault> {
+        const QUERY: &str = "the `sql` of a [[watch]]";
+        let TouchedPage { rule, keys, key, after, limit } = page;
+        let (source, server) = (self.source.as_str(), self.server.as_str());
+        let failed = |error: sqlx::Error| of_query(QUERY, source, server, &error);
         // The keys are sent as text and become what the query compares them with.
         let plain = AssertSqlSafe(rule.to_postgres()).into_sql_str();
-        let prepared = (&mut *self.transaction).prepare(plain).await.map_err(|error| failed(self, error))?;
+        let prepared = (&mut *self.transaction).prepare(plain).await.map_err(failed)?;
         let wanted = match prepared.parameters() {
             Some(Either::Left([wanted, ..])) => wanted.name().to_owned(),
             _ => "text[]".to_owned(),
         };
-        let kind = match key {
-            KeyType::Bigint => "int8",
-            KeyType::Uuid => "uuid",
-            KeyType::Text => "text",
-        };
+        let kind = sql_type(key);
         let rest = if after.is_some() { format!("WHERE touched.id > $2::text::{kind}") } else { String::new() };
         let sql = format!(
             "SELECT id::text FROM (SELECT DISTINCT id::{kind} AS id FROM ({}) AS found(id)) AS touched {rest} \
@@ -108,12 +96,9 @@ impl PostgresReading {
         if let Some(after) = after {
             query = query.bind(after.to_string());
         }
-        let found = query.fetch_all(&mut *self.transaction).await.map_err(|error| failed(self, error))?;
+        let found = query.fetch_all(&mut *self.transaction).await.map_err(failed)?;
         let ids = found.iter().map(|id| key.id_from_text(id));
-        ids.collect::<Result<_, _>>().map_err(|error| Fault::Again {
-            service: Service::Source(self.source.clone()),
-            reason: format!("the `sql` of a [[watch]]: {error}"),
-        })
+        ids.collect::<Result<_, _>>().map_err(|error| Fault::Job(format!("{QUERY}: {error}")))
     }
 }
 

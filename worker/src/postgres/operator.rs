@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Column as _, Row as _, Statement as _};
 
 use super::fault::of_reading;
-use super::statement::prepared;
+use super::statement::{prepared, sql_type};
 use super::{Postgres, Server};
 use crate::error::Fault;
 use crate::ports::Identity;
@@ -176,11 +176,7 @@ impl KeyColumn {
     /// The SQL of the first page, or of one after `$1`.
     fn page(&self, key: KeyType, after: bool) -> String {
         let Self { table, column, .. } = self;
-        let sql_type = match key {
-            KeyType::Bigint => "int8",
-            KeyType::Uuid => "uuid",
-            KeyType::Text => "text",
-        };
+        let sql_type = sql_type(key);
         let condition = if after { "> $1" } else { "IS NOT NULL" };
         // Qualified in ORDER BY: a bare name would mean the cast value, which has no index.
         format!(

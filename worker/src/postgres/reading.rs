@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use pinion_schemas::{Id, JobDefinition, KeyType, SqlTemplate};
+use pinion_schemas::{Id, JobDefinition, KeyType};
 use sqlx::postgres::{PgRow, Postgres as Dialect};
 use sqlx::{AssertSqlSafe, Transaction};
 
@@ -12,7 +12,7 @@ use super::fault::{is_stale_plan, of_reading};
 use super::statement::Statement;
 use crate::error::{Fault, Service};
 use crate::pipeline::build::{Builder, Room};
-use crate::ports::{Future_, Reading};
+use crate::ports::{Future_, Reading, TouchedPage};
 
 /// The prepared shape of each job's query; forgotten when the database says that it has changed.
 pub(super) type Statements = Arc<Mutex<HashMap<String, Arc<Statement>>>>;
@@ -114,15 +114,8 @@ impl Reading for PostgresReading {
         Box::pin(self.read(job, ids, builder))
     }
 
-    fn touched<'a>(
-        &'a mut self,
-        rule: &'a SqlTemplate,
-        keys: &'a [String],
-        key: KeyType,
-        after: Option<&'a Id>,
-        limit: usize,
-    ) -> Future_<'a, Result<Vec<Id>, Fault>> {
-        Box::pin(self.find_touched(rule, keys, key, after, limit))
+    fn touched<'a>(&'a mut self, page: TouchedPage<'a>) -> Future_<'a, Result<Vec<Id>, Fault>> {
+        Box::pin(self.find_touched(page))
     }
 
     fn finish(self: Box<Self>) -> Future_<'static, ()> {

@@ -109,6 +109,15 @@ async fn describe(
     Ok(columns.map(|column| (column.name().to_owned(), column.type_info().clone())).collect())
 }
 
+/// What SQL calls the type of such keys.
+pub(super) fn sql_type(key: KeyType) -> &'static str {
+    match key {
+        KeyType::Bigint => "int8",
+        KeyType::Uuid => "uuid",
+        KeyType::Text => "text",
+    }
+}
+
 /// A query whose `$1` is an array of keys, prepared.
 pub(super) async fn prepared(
     connection: &mut PgConnection,

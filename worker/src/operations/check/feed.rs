@@ -1,24 +1,16 @@
 //! The change feed: whether its brokers can be reached, have the topics, and the databases tell what the rules need.
 
-use std::time::Duration;
-
 use pinion_schemas::{Finding, JobDefinition, Severity, WatchRule};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sqlx::postgres::PgConnection;
 
 use super::{Context, Place, jobs_of, some_of};
-
-/// How long the brokers have to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+use crate::feed::topics;
 
 /// The brokers and the topics of the tables that are watched.
 pub(super) async fn check(context: &Context) -> Vec<Finding> {
     let Some(kafka) = &context.config.kafka else { return Vec::new() };
     let place = Place::config(context);
-    let brokers = kafka.brokers.join(",");
-    let asked = tokio::task::spawn_blocking(move || topics(&brokers)).await;
-    let topics = match asked.map_err(|error| error.to_string()).and_then(|asked| asked) {
+    let topics = match topics(&kafka.brokers).await {
         Ok(topics) => topics,
         Err(error) => {
             let problem = format!("no broker of {} answers: {error}", kafka.brokers.join(", "));
@@ -42,13 +34,6 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
     let mend =
         "it comes with the table's first event; else look at the connector's table.include.list and topic.prefix";
     vec![place.finding(Severity::Warning, line, problem, mend)]
-}
-
-fn topics(brokers: &str) -> Result<Vec<String>, String> {
-    let client: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().map_err(|error| error.to_string())?;
-    let metadata = client.fetch_metadata(None, ANSWER_MAX).map_err(|error| error.to_string())?;
-    Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
 }
 
 /// The tables of the job's rules: without its whole old row, a child does not tell the parent that it has left.
