@@ -24,8 +24,9 @@ topics = ["'"$PREFIX"'.public.*"]
 group = "pinion-demo-'"$(now_ms)"'"'
 
 step "Debezium's connector, from deploy/debezium"
-sql -v publication=pinion_demo -v password=debezium -f deploy/debezium/postgres.sql
-jq '."topic.prefix" = "'"$PREFIX"'" | ."database.hostname" = "'"$HOST"'" | ."database.port" = "'"$PG_PORT"'" | ."database.dbname" = "'"$DATABASE"'" | ."slot.name" = "pinion_demo"
+# The role is there already, with the password that stack/README.md tells.
+sql -v publication=pinion_demo -v password=dbz -f deploy/debezium/postgres.sql
+jq '."topic.prefix" = "'"$PREFIX"'" | ."database.password" = "dbz" | ."database.hostname" = "'"$HOST"'" | ."database.port" = "'"$PG_PORT"'" | ."database.dbname" = "'"$DATABASE"'" | ."slot.name" = "pinion_demo"
   | ."publication.name" = "pinion_demo"' deploy/debezium/postgres.json | "$BIN/connect.sh" put "$CONNECTOR" -
 
 step "All $ORDERS orders are touched in one statement"

@@ -16,7 +16,7 @@ Examples:
   pinion work --listen 127.0.0.1:0             a free port for /healthz, /readyz and /metrics
 
 It starts with the jobs that are good; broken ones are paused and say why in the log, in /readyz and in
-`pinion status`. SIGTERM ends it in order: what was taken is finished, the rest goes back to its queue.")]
+`pinion status`. Where the configuration has [kafka], it follows the change feed, too. SIGTERM ends it in order: what was taken is finished, the rest goes back to its queue.")]
 pub(crate) struct Work {
     /// Only these jobs, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "JOB")]
