@@ -1,7 +1,7 @@
 # common.sh - what the demonstrations share. Sourced by shop.sh and feed.sh, on services that run; at the end all of it is removed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . stack/bin/env.sh
-need jq jq; need psql postgresql-client; need curl curl
+need jq jq; need psql postgresql-client; need curl curl; need column bsdextrautils
 ORDERS=${ORDERS:-20000}
 DIR=$(mktemp -d); DATABASE=pinion_demo; NAMESPACE=demo
 PINION="${CARGO_TARGET_DIR:-target}/release/pinion"
