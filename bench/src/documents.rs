@@ -69,7 +69,7 @@ fn job(config: Config) -> Result<Arc<Job>> {
     let share = || Share::among(1, 1).pop().expect("a share for each job");
     let parts = Parts {
         settings: Settings { bulk_bytes_max: BODY_BYTES_MAX, ..Settings::new(&context.config, name.clone()) },
-        database: database.clone(),
+        database: database.database(),
         generations: Arc::new(generations),
         index,
         broker: Arc::new(RabbitmqBroker::new(&context.config, &name)),

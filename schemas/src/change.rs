@@ -88,6 +88,9 @@ pub struct Origin<'a> {
     /// PostgreSQL's transaction, its lower 32 bits.
     #[serde(default, rename = "txId")]
     pub transaction: Option<u64>,
+    /// MariaDB's or MySQL's transaction.
+    #[serde(default, borrow)]
+    pub gtid: Option<Cow<'a, str>>,
 }
 
 /// Why bytes are no change event.

@@ -17,6 +17,6 @@ pub use job::{Finding, From, JobDefinition, LoadError, LoadedJob, Severity, Watc
 pub use mapping::{Dynamic, Mapping, MappingError};
 pub use message::{DecodeError, Ids, Job, JobMessage, decode};
 pub use names::{NameError, Names, StateIndex, valid_job_name};
-pub use position::{Lsn, LsnError};
+pub use position::{Lsn, LsnError, position_of};
 pub use sql::{SqlError, SqlTemplate};
 pub use version::{Version, VersionError};

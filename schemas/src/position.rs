@@ -1,4 +1,4 @@
-//! A position in PostgreSQL's write-ahead log.
+//! Positions in a database's log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,6 +35,24 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// The position that a message's `after` names, as versions count it: an LSN of PostgreSQL's (`16/B374D848`), or the number in a
+/// GTID of MariaDB's (`0-5306-42`) or MySQL's (`3e11fa47-71ca-11e1-9e33-c80aa9429562:42`).
+pub fn position_of(after: &str) -> Option<u64> {
+    if let Ok(lsn) = after.parse::<Lsn>() {
+        return Some(lsn.0);
+    }
+    let number = match after.split_once(':') {
+        Some((uuid, number)) => uuid::Uuid::try_parse(uuid).ok().map(|_| number)?,
+        None => {
+            let mut parts = after.splitn(3, '-');
+            let _domain: u32 = parts.next()?.parse().ok()?;
+            let _server: u32 = parts.next()?.parse().ok()?;
+            parts.next()?
+        }
+    };
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok()).flatten()
+}
+
 fn half(text: &str) -> Option<u32> {
     // from_str_radix alone would take a sign.
     let digits = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -53,6 +71,24 @@ mod tests {
         assert_eq!("ffffffff/ffffffff".parse(), Ok(Lsn(u64::MAX)));
         assert_eq!("0/00000001".parse(), Ok(Lsn(1)));
         assert_eq!(Lsn(0x16_0000_0848).to_string(), "16/848");
+    }
+
+    #[test]
+    fn a_message_names_a_position_of_any_database() {
+        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+        for (text, expected) in [
+            ("0/2A", Some(42)),
+            ("0-5306-42", Some(42)),
+            (&format!("{uuid}:42"), Some(42)),
+            (&format!("{uuid}:1-42"), None),
+            ("0-1", None),
+            ("0-1-2-3", None),
+            ("0-1-+3", None),
+            ("42", None),
+            ("", None),
+        ] {
+            assert_eq!(position_of(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod scan;
 pub struct SqlTemplate {
     /// Between two neighbours stands one `:ids`.
     parts: Vec<String>,
+    mysql_problem: Option<SqlError>,
 }
 
 /// Why a text can't be a job's query.
@@ -41,7 +42,7 @@ impl SqlTemplate {
             from = at + IDS.len();
         }
         parts.push(text[from..scan.end].to_owned());
-        Ok(SqlTemplate { parts })
+        Ok(SqlTemplate { parts, mysql_problem: scan.mysql_problem })
     }
 
     /// The query as it was written, without what follows its end.
@@ -66,6 +67,12 @@ impl SqlTemplate {
         let mut marks = "?,".repeat(count);
         marks.pop();
         self.parts.join(&marks)
+    }
+
+    /// What MySQL and MariaDB read otherwise than [`parse`](SqlTemplate::parse) did, so that `:ids` may not be where it was
+    /// found: a backslash in a string, `#` and `--` as comments, `/*!` as none.
+    pub fn mysql_problem(&self) -> Option<&SqlError> {
+        self.mysql_problem.as_ref()
     }
 
     /// How often `:ids` occurs: at least once.
@@ -101,6 +108,27 @@ mod tests {
         let template = SqlTemplate::parse("WITH x AS (SELECT 1) SELECT 1 WHERE a IN (:ids)").expect("a query");
         assert_eq!(template.to_mysql(3), "WITH x AS (SELECT 1) SELECT 1 WHERE a IN (?,?,?)");
         assert_eq!(template.to_mysql(1), "WITH x AS (SELECT 1) SELECT 1 WHERE a IN (?)");
+    }
+
+    #[test]
+    fn what_mysql_reads_otherwise_is_known() {
+        let problem = |text: &str| {
+            let template = SqlTemplate::parse(text).expect(text);
+            template.mysql_problem().map(|error| (error.line, error.problem.clone()))
+        };
+        for (text, line, what) in [
+            ("SELECT 'it\\'\n, :ids, '1'", 1, "backslash"),
+            ("SELECT 1\n--:ids\n, :ids", 2, "space"),
+            ("SELECT 1 # one\n, :ids", 1, "#"),
+            ("SELECT /*! it is code */ :ids", 1, "/*!"),
+        ] {
+            let found = problem(text).expect(text);
+            assert!(found.0 == line && found.1.contains(what), "{text}: {found:?}");
+        }
+        assert_eq!(
+            problem("SELECT 'it''s #1', `a#b`, a->'$.b' -- :ids\n, c /* :ids */ FROM t WHERE id IN (:ids)"),
+            None
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Each test takes a [`Namespace`]: a database, queues and indexes of its own on shared servers, so that tests run
 //! side by side. A test that stops, pauses or floods a server takes a private one: [`PrivateReplica`],
-//! [`PrivateElasticsearch`], [`PrivateRabbit`]. All of it is removed at the end of the test; what a killed run left behind is
+//! [`PrivateElasticsearch`], [`PrivateRabbit`], [`PrivateMariadb`]. All of it is removed at the end of the test; what a killed run left behind is
 //! removed by the next run an hour later.
 //!
 //! Nothing here sleeps for a fixed time: [`eventually`] waits for a condition.
@@ -11,6 +11,7 @@
 mod elastic;
 mod eventually;
 mod feed;
+mod mariadb;
 mod metrics;
 mod namespace;
 mod naming;
@@ -26,6 +27,7 @@ mod sweep;
 pub use elastic::Elastic;
 pub use eventually::eventually;
 pub use feed::Feed;
+pub use mariadb::{MariadbShop, PrivateMariadb};
 pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use pinion::{Output, Pinion, Worker};

@@ -91,6 +91,7 @@ impl PrivateRabbit {
 const QUEUES_TIMEOUT: Duration = Duration::from_secs(10);
 const ELASTICSEARCH: &str = "elasticsearch";
 const RABBITMQ: &str = "rabbitmq";
+pub(crate) const MARIADB: &str = "mariadb";
 
 /// The process of a private server. It is killed, and its files are removed, when this is dropped.
 pub struct PrivateService {
@@ -100,7 +101,7 @@ pub struct PrivateService {
 }
 
 impl PrivateService {
-    fn new(kind: &'static str, mut environment: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn new(kind: &'static str, mut environment: Vec<(&'static str, String)>) -> Self {
         let node = format!("{}-{kind}", unique_name());
         environment.push(("NODE", node.clone()));
         Self { kind, node, environment }
@@ -108,7 +109,7 @@ impl PrivateService {
 
     /// The server that a killed test run left behind, to be dropped; `None` when the node's name says no kind of server.
     pub(crate) fn leftover(node: String) -> Option<Self> {
-        let kind = [ELASTICSEARCH, RABBITMQ].into_iter().find(|kind| node.ends_with(kind))?;
+        let kind = [ELASTICSEARCH, RABBITMQ, MARIADB].into_iter().find(|kind| node.ends_with(kind))?;
         Some(Self { kind, environment: vec![("NODE", node.clone())], node })
     }
 

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::mariadb::MariadbShop;
 use crate::namespace::Namespace;
 use crate::pinion::Pinion;
 use crate::script::top;
@@ -25,6 +26,8 @@ pub struct Setup {
     pub elasticsearch: Vec<String>,
     /// More lines for `[elasticsearch]`.
     pub elasticsearch_more: String,
+    /// The source's kind.
+    pub kind: String,
     /// The source's primary.
     pub primary: String,
     /// The source's replicas; none: documents are read from the primary.
@@ -47,12 +50,32 @@ impl Setup {
     /// The three jobs of the example shop, their indexes renamed to [`Namespace::index`].
     pub fn shop(namespace: &Namespace) -> Result<Self> {
         let setup = Self::without_jobs(namespace)?;
-        for job in ["orders", "customers", "merchants"] {
-            let folder = top().join("schemas/shop").join(job);
-            let read = |file: &str| std::fs::read_to_string(folder.join(file)).with_context(|| format!("{job}/{file}"));
-            setup.write_job(namespace, job, &read("job.toml")?, &read("document.sql")?, &read("mapping.json")?)?;
-        }
+        setup.copy_jobs(namespace, "schemas/shop", |text| text)?;
         Ok(setup)
+    }
+
+    /// The three jobs of the example shop on MariaDB.
+    pub fn mariadb(namespace: &Namespace, shop: &MariadbShop) -> Result<Self> {
+        let setup = Self {
+            kind: "mariadb".to_owned(),
+            primary: shop.primary_url(),
+            replicas: vec![shop.replica_url()],
+            on_lag: "wait".to_owned(),
+            ..Self::without_jobs(namespace)?
+        };
+        let in_own = |text: String| text.replace("\"shop.", &format!("\"{}.", namespace.name()));
+        setup.copy_jobs(namespace, "schemas/shop-mysql", in_own)?;
+        Ok(setup)
+    }
+
+    /// Copies the jobs of a folder, `job.toml` changed by `own`.
+    fn copy_jobs(&self, namespace: &Namespace, folder: &str, own: impl Fn(String) -> String) -> Result<()> {
+        for job in ["orders", "customers", "merchants"] {
+            let folder = top().join(folder).join(job);
+            let read = |file: &str| std::fs::read_to_string(folder.join(file)).with_context(|| format!("{job}/{file}"));
+            self.write_job(namespace, job, &own(read("job.toml")?), &read("document.sql")?, &read("mapping.json")?)?;
+        }
+        Ok(())
     }
 
     /// No jobs yet: add some with [`write_job`](Self::write_job).
@@ -63,6 +86,7 @@ impl Setup {
             rabbitmq: namespace.rabbit().url().to_owned(),
             elasticsearch: vec![namespace.elastic().url().to_owned()],
             elasticsearch_more: String::new(),
+            kind: "postgres".to_owned(),
             primary: namespace.primary_url(),
             replicas: vec![namespace.replica_url()],
             on_lag: "primary".to_owned(),
@@ -110,8 +134,8 @@ impl Setup {
         section(
             "sources.shop",
             format!(
-                "kind = \"postgres\"\nprimary = {:?}\nreplicas = {:?}\nreplica_lag_ms_max = {}\non_lag = {:?}\n{}",
-                self.primary, self.replicas, self.replica_lag_ms_max, self.on_lag, self.source_more
+                "kind = {:?}\nprimary = {:?}\nreplicas = {:?}\nreplica_lag_ms_max = {}\non_lag = {:?}\n{}",
+                self.kind, self.primary, self.replicas, self.replica_lag_ms_max, self.on_lag, self.source_more
             ),
         );
         section("worker", self.worker.clone());

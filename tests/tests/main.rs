@@ -12,6 +12,7 @@ mod feed;
 mod harness;
 mod init;
 mod main_job;
+mod mariadb;
 mod operators;
 mod outages;
 mod postgres_types;

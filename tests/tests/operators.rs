@@ -125,8 +125,8 @@ async fn the_status_shows_what_is_there_whatever_is_down() -> Result<()> {
     let customers = queues.iter().find(|queue| queue["job"] == "customers").expect("a job");
     assert_eq!((&customers["live"]["ready"], &customers["live"]["consumers"]), (&7.into(), &0.into()));
     let replicas = &status["sources"][0]["replicas"];
-    assert!(replicas[0]["bytes_behind"]["known"].is_u64(), "{status}");
-    assert!(replicas[1]["bytes_behind"]["down"].is_string(), "{status}");
+    assert!(replicas[0]["behind"]["known"].is_u64(), "{status}");
+    assert!(replicas[1]["behind"]["down"].is_string(), "{status}");
     let problems = status["problems"].to_string();
     for expected in
         ["the definition of merchants is wrong", "Elasticsearch is away: 127.0.0.1:1", "replica 127.0.0.1:1"]

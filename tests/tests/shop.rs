@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pinion_tests::{Namespace, Pinion, Setup, Worker, eventually};
+use pinion_tests::{MariadbShop, Namespace, Pinion, Setup, Worker, eventually};
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -95,6 +95,30 @@ pub(crate) async fn dead_letters_of(namespace: &Namespace, count: usize) -> Resu
 pub(crate) async fn compare_all(namespace: &Namespace, setup: &Setup, job: &str, table: &str) -> Result<usize> {
     let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
     let expected = expected_documents(namespace.superuser(), &sql, table).await?;
+    compare_with(namespace, job, &expected).await
+}
+
+/// The same on MariaDB, whose `JSON_OBJECT` makes the expected documents.
+pub(crate) async fn compare_mariadb(
+    namespace: &Namespace,
+    setup: &Setup,
+    shop: &MariadbShop,
+    job: &str,
+) -> Result<usize> {
+    let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
+    let sql = sql.trim().replace(":ids", &format!("SELECT id FROM {job}"));
+    let columns = shop.columns(&sql).await?;
+    let pairs: Vec<String> = columns.iter().map(|column| format!("'{column}', q.`{column}`")).collect();
+    let rows = shop.texts(&format!("SELECT CAST(JSON_OBJECT({}) AS CHAR) FROM ({sql}) AS q", pairs.join(", "))).await?;
+    let mut expected = BTreeMap::new();
+    for row in rows {
+        let flat: Map<String, Value> = serde_json::from_str(&row)?;
+        expected.insert(flat["_id"].to_string(), nest(flat));
+    }
+    compare_with(namespace, job, &expected).await
+}
+
+async fn compare_with(namespace: &Namespace, job: &str, expected: &BTreeMap<String, Value>) -> Result<usize> {
     let found = found_documents(namespace, job).await?;
     let differing: Vec<&String> =
         expected.iter().filter(|(id, document)| found.get(*id) != Some(document)).map(|(id, _)| id).collect();
@@ -136,9 +160,15 @@ fn nest(flat: Map<String, Value>) -> Value {
     document
 }
 
-/// Times are spelled with `+00:00` by PostgreSQL, with `Z` and milliseconds by the worker; numbers are compared as numbers.
+/// Times are spelled with `+00:00` by PostgreSQL, with a space by MariaDB, with `Z` and milliseconds by the worker; numbers are
+/// compared as numbers, and MariaDB's JSON is text.
 fn normal(value: Value) -> Value {
     match value {
+        Value::String(text) if text.starts_with("[{") => serde_json::from_str(&text).map_or(json!(text), normal),
+        Value::String(text) if text.len() == 26 && text.as_bytes()[10] == b' ' => {
+            let time = text.strip_suffix("000").unwrap_or(&text);
+            json!(format!("{}Z", time.replacen(' ', "T", 1)))
+        }
         Value::String(text) => match text.strip_suffix("+00:00") {
             Some(time) => json!(format!("{time}.000Z")),
             None => json!(text),

@@ -88,9 +88,8 @@ pub struct Source {
     /// How long a batch waits for a replica to show its jobs' changes.
     #[serde(default = "defaults::replica_lag_ms_max")]
     pub replica_lag_ms_max: u64,
-    /// What happens when no replica does in time.
-    #[serde(default)]
-    pub on_lag: OnLag,
+    /// What happens when no replica does in time; when not given, PostgreSQL's primary is read, and MariaDB and MySQL wait.
+    pub on_lag: Option<OnLag>,
     /// Which position of the primary is the fence.
     #[serde(default)]
     pub fence: FenceAt,
@@ -106,14 +105,17 @@ pub struct Source {
 pub enum SourceKind {
     /// PostgreSQL 13 or newer.
     Postgres,
+    /// MariaDB 10.5 or newer.
+    Mariadb,
+    /// MySQL 8.
+    Mysql,
 }
 
 /// What a batch does when the replicas lag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLag {
-    /// Reads from the primary.
-    #[default]
+    /// Reads from the primary; PostgreSQL only.
     Primary,
     /// Waits for a replica, however long it takes.
     Wait,
@@ -286,6 +288,10 @@ impl Config {
             worker: written.worker,
             admin: written.admin,
         };
+        for source in config.sources.values_mut() {
+            let when_late = if source.kind == SourceKind::Postgres { OnLag::Primary } else { OnLag::Wait };
+            source.on_lag.get_or_insert(when_late);
+        }
         config.resolve_files(folder);
         config.validate()?;
         Ok(config)
@@ -305,6 +311,18 @@ impl Config {
         }
         if let Some(name) = self.sources.keys().find(|name| !valid_job_name(name)) {
             return Err(format!("sources.{name}: a source's name is lower-case letters, digits, - and _"));
+        }
+        for (name, source) in self.sources.iter().filter(|(_, source)| source.kind != SourceKind::Postgres) {
+            let why = "documents of MariaDB and MySQL are read from replicas only, because a primary's GTID can be ahead of what it shows";
+            if source.replicas.is_empty() {
+                return Err(format!("sources.{name}.replicas: at least one is needed: {why}"));
+            }
+            if source.on_lag == Some(OnLag::Primary) {
+                return Err(format!("sources.{name}.on_lag: it can only be \"wait\": {why}"));
+            }
+            if source.fence == FenceAt::Insert {
+                return Err(format!("sources.{name}.fence: \"insert\" is PostgreSQL's; leave it out"));
+            }
         }
         if let Some(kafka) = &self.kafka {
             if kafka.brokers.is_empty() {

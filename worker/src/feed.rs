@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use pinion_schemas::change::{self, Change, Row, RowChange};
+use pinion_schemas::change::{self, Change, Origin, Row, RowChange};
 use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
@@ -30,7 +30,7 @@ use crate::elasticsearch::{Elasticsearch, Method};
 use crate::error::Fault;
 use crate::metrics::{FeedLabel, Metrics};
 use crate::pipeline::delivery::Receipt;
-use crate::ports::{Broker, Database, Destination, Envelope, Future_, Requeue};
+use crate::ports::{Broker, Database, Destination, Envelope, Future_, Requeue, Transaction};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::status::{JobState, Statuses};
@@ -83,7 +83,7 @@ struct Round {
     requests: Vec<Request>,
     letters: Vec<DeadLetter>,
     /// By the source's name.
-    transactions: BTreeMap<String, BTreeSet<u32>>,
+    transactions: BTreeMap<String, BTreeSet<Transaction>>,
     receipts: Vec<Receipt>,
 }
 
@@ -271,9 +271,8 @@ impl Feed {
             self.count(&table, gap.word());
             tracing::warn!(table, %gap, "an event does not tell all that a watch rule needs");
         }
-        if let Some(transaction) = row.source.transaction.filter(|_| !touches.is_empty()) {
-            // Debezium gives PostgreSQL's lower 32 bits.
-            round.transactions.entry(source.to_owned()).or_default().insert(transaction as u32);
+        if let Some(transaction) = transaction(&row.source).filter(|_| !touches.is_empty()) {
+            round.transactions.entry(source.to_owned()).or_default().insert(transaction);
         }
         if let Some(committed_ms) = row.source.ts_ms {
             self.metrics.feed_lag.set(now_ms().saturating_sub(committed_ms) as f64 / 1000.0);
@@ -285,7 +284,7 @@ impl Feed {
     /// way, and a job is published after its commit has returned.
     async fn hand_on(&self, round: Round, fan_outs: &mpsc::Sender<Request>) {
         for (source, transactions) in &round.transactions {
-            let transactions: Vec<u32> = transactions.iter().copied().collect();
+            let transactions: Vec<Transaction> = transactions.iter().cloned().collect();
             self.insist(|| self.sources[source].visible(&transactions)).await;
         }
         for (job, documents) in round.documents {
@@ -347,6 +346,13 @@ impl Feed {
     fn count(&self, table: &str, operation: &'static str) {
         self.metrics.feed_events.get_or_create(&FeedLabel { table: table.to_owned(), operation }).inc();
     }
+}
+
+/// The transaction of an event.
+fn transaction(source: &Origin<'_>) -> Option<Transaction> {
+    // Debezium gives PostgreSQL's lower 32 bits.
+    let xid = source.transaction.map(|transaction| Transaction::Xid(transaction as u32));
+    xid.or_else(|| Some(Transaction::Gtid(source.gtid.as_deref()?.into())))
 }
 
 impl Round {

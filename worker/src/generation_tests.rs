@@ -42,7 +42,7 @@ impl Index for Memory {
 }
 
 fn position(timeline: u32, at: u64) -> Position {
-    Position { identity: Identity { system: 7, timeline }, at }
+    Position { identity: Identity { system: 7, timeline }, at, text: "".into() }
 }
 
 fn worker(memory: &Arc<Memory>) -> Generations {

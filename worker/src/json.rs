@@ -1,3 +1,4 @@
-//! JSON text, written straight into buffers.
+//! Values as JSON: what the types of all databases share.
 
 pub use crate::postgres::json::write_json_string;
+pub(crate) use crate::postgres::json::{write_base64, write_float, write_integer, write_json, write_time_of_day};

@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use pinion_schemas::{JobDefinition, LoadedJob, StateIndex, load_jobs};
 
-use crate::config::{Config, SourceKind};
+use crate::config::Config;
 use crate::elasticsearch::Elasticsearch;
-use crate::postgres::Postgres;
+use crate::ports::Database;
+use crate::source::Source;
 
 /// The configuration with clients of its servers. Nothing is connected before it is needed.
 pub struct Context {
@@ -31,7 +32,7 @@ pub struct Context {
     /// The cluster.
     pub elasticsearch: Arc<Elasticsearch>,
     /// The databases by the names of their sources.
-    pub sources: BTreeMap<String, Arc<Postgres>>,
+    pub sources: BTreeMap<String, Source>,
     /// The job folders, broken ones included.
     pub jobs: Vec<LoadedJob>,
 }
@@ -46,10 +47,8 @@ impl Context {
         let elasticsearch = Elasticsearch::new(&config.elasticsearch).map_err(anyhow::Error::msg)?;
         let mut sources = BTreeMap::new();
         for (name, source) in &config.sources {
-            let database = match source.kind {
-                SourceKind::Postgres => Postgres::new(name, source, &config.worker).map_err(anyhow::Error::msg)?,
-            };
-            sources.insert(name.clone(), Arc::new(database));
+            let source = Source::new(name, source, &config.worker).map_err(anyhow::Error::msg)?;
+            sources.insert(name.clone(), source);
         }
         Ok(Self { config, elasticsearch: Arc::new(elasticsearch), sources, jobs })
     }
@@ -87,8 +86,8 @@ impl Context {
     ///
     /// # Errors
     /// The configuration has no such source.
-    pub fn source(&self, job: &JobDefinition) -> anyhow::Result<&Arc<Postgres>> {
-        self.sources.get(&job.source).ok_or_else(|| {
+    pub fn source(&self, job: &JobDefinition) -> anyhow::Result<&dyn Database> {
+        self.sources.get(&job.source).map(Source::as_database).ok_or_else(|| {
             anyhow::anyhow!(
                 "the job {} names the source {}, but {} has no [sources.{}]",
                 job.name,

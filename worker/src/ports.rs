@@ -1,14 +1,14 @@
 //! The traits at the edges: what the pipeline asks of a database, an index and a broker.
 //!
 //! Each has one implementation for the real server (`postgres.rs`, `elasticsearch.rs`,
-//! `pipeline/source/rabbitmq.rs`); the pipeline knows only these.
+//! `pipeline/source/rabbitmq.rs`), the database two (`mysql.rs`); the pipeline knows only these.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pinion_schemas::{Id, JobDefinition, KeyType, SqlTemplate};
@@ -22,9 +22,9 @@ pub type Future_<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Which history a position belongs to: a promoted or restored server starts another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
-    /// PostgreSQL's system identifier.
+    /// PostgreSQL's system identifier; MariaDB's GTID domain; the first half of MySQL's `server_uuid`.
     pub system: u64,
-    /// The timeline within it.
+    /// The timeline within it; MariaDB's and MySQL's `server_id`.
     pub timeline: u32,
 }
 
@@ -35,13 +35,38 @@ impl fmt::Display for Identity {
 }
 
 /// Where the primary was after a batch was closed: whoever shows this shows the batch's changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// The primary's history.
     pub identity: Identity,
-    /// The position in its log.
+    /// The position in its log: bytes in PostgreSQL, transactions in MariaDB and MySQL.
     pub at: u64,
+    /// As the server writes it: an LSN, a GTID, a set of GTIDs.
+    pub text: Arc<str>,
 }
+
+/// A transaction that a change event names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transaction {
+    /// The lower 32 bits of PostgreSQL's `xid8`.
+    Xid(u32),
+    /// Of MariaDB or MySQL.
+    Gtid(Box<str>),
+}
+
+/// What positions of a source count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogUnit {
+    /// Of the write-ahead log.
+    Bytes,
+    /// In the binary log.
+    Transactions,
+}
+
+/// How far behind the primary a replica is, in the source's [`LogUnit`]; none where the primary's position is not known.
+/// The error says why it can't be read from.
+pub type Lag = Result<Option<u64>, String>;
 
 /// A database that documents are read from.
 pub trait Database: Send + Sync {
@@ -51,14 +76,38 @@ pub trait Database: Send + Sync {
     /// Opens a reading on a server that shows everything up to `fence`, and keeps to it.
     fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>>;
 
-    /// Waits until none of these transactions is in progress on the primary (PostgreSQL's lower 32 bits each).
-    fn visible<'a>(&'a self, transactions: &'a [u32]) -> Future_<'a, Result<(), Fault>>;
+    /// Waits until none of these transactions is in progress on the primary.
+    fn visible<'a>(&'a self, transactions: &'a [Transaction]) -> Future_<'a, Result<(), Fault>>;
 
     /// The tables whose changes come with the whole old row, with their schemas.
     fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>>;
 
+    /// All keys of a job, from a server that shows everything committed so far: those of the table's column that the job's
+    /// query selects as `_id`. A [`Fault::Job`] says why they can't be listed from the query.
+    fn keys<'a>(&'a self, job: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>>;
+
+    /// Asks all replicas at once how far behind the primary's position they are; each has `patience` to answer. Their names
+    /// come first.
+    fn replica_lags<'a>(&'a self, primary: Option<&'a Position>, patience: Duration)
+    -> Future_<'a, Vec<(String, Lag)>>;
+
+    /// What positions count.
+    fn log_unit(&self) -> LogUnit;
+
+    /// A position as people know it.
+    fn position_text(&self, at: u64) -> String;
+
     /// Whether the servers answer; the error says which does not, and why.
     fn ping(&self) -> Future_<'_, Result<(), String>>;
+}
+
+/// The keys of a job, page by page in their order.
+pub trait Keys: Send {
+    /// About how many there are, as the database estimates.
+    fn estimate(&self) -> u64;
+
+    /// The next page; empty behind the last one. After an error the same page may be asked again.
+    fn page(&mut self) -> Future_<'_, Result<Vec<Id>, Fault>>;
 }
 
 /// One snapshot of a database, with the position that was read before it was taken.

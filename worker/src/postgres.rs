@@ -8,26 +8,22 @@ mod reading;
 pub mod statement;
 
 use std::str::FromStr as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pinion_schemas::Lsn;
+use pinion_schemas::{JobDefinition, Lsn};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres as Dialect};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, Transaction as Begun};
 
 use self::fault::{of_primary, of_reading};
 use self::reading::{PostgresReading, Statements};
 use crate::config::{self, FenceAt, OnLag};
 use crate::error::{Fault, Service};
-use crate::ports::{Database, Future_, Identity, Position, Reading};
+use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction};
+use crate::server::{Replicas, Server};
 
 /// How long a question to the primary may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// A replica that was too late, or away, is tried by one batch in this time.
-const LATE_TRY_EVERY: Duration = Duration::from_millis(500);
-/// And no longer than this.
-const GLANCE: Duration = Duration::from_millis(250);
 /// Replay that stands still for this long, though the log is there, waits for the rest of a record
 /// that begins at a page's end; any new record moves it.
 const STALL: Duration = Duration::from_millis(20);
@@ -35,59 +31,30 @@ const STALL: Duration = Duration::from_millis(20);
 /// A PostgreSQL primary and its replicas.
 pub struct Postgres {
     source: String,
-    primary: Server,
-    replicas: Vec<Server>,
-    lag: Duration,
+    primary: Server<PgPool>,
+    replicas: Replicas<PgPool>,
     on_lag: OnLag,
     fence_at: FenceAt,
     begin: Arc<str>,
-    next: AtomicUsize,
     statements: Statements,
 }
 
-struct Server {
-    /// Host and port, as operators see it.
-    name: String,
-    pool: PgPool,
-    /// When it was last tried, since it was too late or away; `None`: it is in time.
-    late: Mutex<Option<Instant>>,
-}
-
-impl Server {
-    fn new(url: &config::Secret, source: &config::Source, connections: u32) -> Result<Self, String> {
-        let mut options = PgConnectOptions::from_str(url.expose())
-            .map_err(|_| "not a PostgreSQL address such as postgres://user:password@host:5432/database".to_owned())?
-            .application_name("pinion")
-            .disable_statement_logging();
-        if let Some(ca_file) = &source.ca_file {
-            options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
-        }
-        let name = format!("{}:{}", options.get_host(), options.get_port());
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(QUESTION_TIMEOUT)
-            // A dead connection shows itself at BEGIN, which is tried again.
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
-        Ok(Self { name, pool, late: Mutex::new(None) })
+fn connect(url: &config::Secret, source: &config::Source, connections: u32) -> Result<Server<PgPool>, String> {
+    let mut options = PgConnectOptions::from_str(url.expose())
+        .map_err(|_| "not a PostgreSQL address such as postgres://user:password@host:5432/database".to_owned())?
+        .application_name("pinion")
+        .disable_statement_logging();
+    if let Some(ca_file) = &source.ca_file {
+        options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
     }
-
-    /// How long a batch may try it now; `None`: somebody else just did, in vain.
-    fn patience(&self, lag: Duration) -> Option<Duration> {
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        match *late {
-            None => Some(lag),
-            Some(tried) if tried.elapsed() < LATE_TRY_EVERY => None,
-            Some(_) => {
-                *late = Some(Instant::now());
-                Some(GLANCE.min(lag))
-            }
-        }
-    }
-
-    fn set_late(&self, late: bool) {
-        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = late.then(Instant::now);
-    }
+    let name = format!("{}:{}", options.get_host(), options.get_port());
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(QUESTION_TIMEOUT)
+        // A dead connection shows itself at BEGIN, which is tried again.
+        .test_before_acquire(false)
+        .connect_lazy_with(options);
+    Ok(Server::new(name, pool))
 }
 
 /// What a replica says of itself.
@@ -106,7 +73,7 @@ impl Postgres {
     pub fn new(name: &str, source: &config::Source, worker: &config::Worker) -> Result<Self, String> {
         let connections = u32::try_from(worker.fetches_in_flight_max).unwrap_or(u32::MAX);
         let server = |key: &str, url| {
-            Server::new(url, source, connections).map_err(|problem| format!("sources.{name}.{key}: {problem}"))
+            connect(url, source, connections).map_err(|problem| format!("sources.{name}.{key}: {problem}"))
         };
         let primary = server("primary", &source.primary)?;
         let replicas = source.replicas.iter().map(|url| server("replicas", url)).collect::<Result<_, _>>()?;
@@ -117,12 +84,10 @@ impl Postgres {
         Ok(Self {
             source: name.to_owned(),
             primary,
-            replicas,
-            lag: Duration::from_millis(source.replica_lag_ms_max),
-            on_lag: source.on_lag,
+            replicas: Replicas::new(replicas, Duration::from_millis(source.replica_lag_ms_max)),
+            on_lag: source.on_lag.unwrap_or(OnLag::Primary),
             fence_at: source.fence,
             begin: begin.into(),
-            next: AtomicUsize::new(0),
             statements: Statements::default(),
         })
     }
@@ -134,12 +99,12 @@ impl Postgres {
 
     /// The connections to a replica, or to the primary where there is none.
     pub fn reader(&self) -> &PgPool {
-        self.replicas.first().map_or(&self.primary.pool, |replica| &replica.pool)
+        self.replicas.all().first().map_or(&self.primary.pool, |replica| &replica.pool)
     }
 
     /// The replicas' names and connections.
     pub fn replicas(&self) -> impl Iterator<Item = (&str, &PgPool)> {
-        self.replicas.iter().map(|replica| (replica.name.as_str(), &replica.pool))
+        self.replicas.all().iter().map(|replica| (replica.name.as_str(), &replica.pool))
     }
 
     async fn ask_position(&self) -> Result<Position, Fault> {
@@ -162,8 +127,8 @@ impl Postgres {
             system: row.try_get::<i64, _>(2).map_err(unreadable)?.cast_unsigned(),
             timeline: u32::try_from(row.try_get::<i64, _>(1).map_err(unreadable)?).unwrap_or_default(),
         };
-        let at = self.lsn(row.try_get(0).map_err(unreadable)?)?;
-        Ok(Position { identity, at })
+        let text: String = row.try_get(0).map_err(unreadable)?;
+        Ok(Position { identity, at: self.lsn(&text)?, text: text.into() })
     }
 
     fn lsn(&self, text: &str) -> Result<u64, Fault> {
@@ -186,35 +151,23 @@ impl Postgres {
         self.lsn(&emitted.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?)
     }
 
-    async fn begin(&self, server: &Server) -> Result<Transaction<'static, Dialect>, Fault> {
+    async fn begin(&self, server: &Server<PgPool>) -> Result<Begun<'static, Dialect>, Fault> {
         let begun = server.pool.begin_with(AssertSqlSafe(self.begin.clone())).await;
         begun.map_err(|error| of_reading(&self.source, &server.name, &error))
     }
 
     /// Each replica in turn, then what `on_lag` says.
     async fn open_reading(&self, fence: Position) -> Result<PostgresReading, Fault> {
-        if self.replicas.is_empty() {
+        if self.replicas.all().is_empty() {
             return self.open_on_primary().await;
         }
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut reasons = Vec::new();
-        for step in 0..self.replicas.len() {
-            let replica = &self.replicas[(first + step) % self.replicas.len()];
-            let Some(patience) = replica.patience(self.lag) else {
-                reasons.push(format!("{} was too late or away just now", replica.name));
-                continue;
-            };
-            let opened = tokio::time::timeout(patience + GLANCE, self.open_on_replica(replica, fence, patience)).await;
-            replica.set_late(!matches!(opened, Ok(Ok(_))));
-            match opened {
-                Ok(Ok(reading)) => return Ok(reading),
-                Ok(Err(fault)) => reasons.push(fault.to_string()),
-                Err(_) => reasons.push(format!("{} does not answer in time", replica.name)),
-            }
-        }
-        match self.on_lag {
-            OnLag::Primary => self.open_on_primary().await,
-            OnLag::Wait => Err(self.again(reasons.join("; "))),
+        let opened = self
+            .replicas
+            .first_in_time(|replica, patience| Box::pin(self.open_on_replica(replica, fence.clone(), patience)));
+        match (opened.await, self.on_lag) {
+            (Ok(reading), _) => Ok(reading),
+            (Err(_), OnLag::Primary) => self.open_on_primary().await,
+            (Err(reasons), OnLag::Wait) => Err(self.again(reasons)),
         }
     }
 
@@ -230,7 +183,7 @@ impl Postgres {
     /// the rows, by a statement of its own, so that the rows are at least that new.
     async fn open_on_replica(
         &self,
-        replica: &Server,
+        replica: &Server<PgPool>,
         fence: Position,
         patience: Duration,
     ) -> Result<PostgresReading, Fault> {
@@ -241,14 +194,14 @@ impl Postgres {
         let mut nudged = false;
         loop {
             let standing = self.standing(&mut transaction, replica).await?;
-            self.check_standing(replica, &standing, fence)?;
+            self.check_standing(replica, &standing, &fence)?;
             let same_history = standing.identity == fence.identity;
             if same_history && standing.replayed >= fence.at {
                 return Ok(self.reading(transaction, replica, standing.replayed));
             }
             let now = Instant::now();
             if now >= deadline {
-                return Err(self.again(lateness(replica, &standing, fence)));
+                return Err(self.again(lateness(replica, &standing, &fence)));
             }
             if standing.replayed > moved.0 {
                 moved = (standing.replayed, now);
@@ -263,8 +216,8 @@ impl Postgres {
 
     async fn standing(
         &self,
-        transaction: &mut Transaction<'static, Dialect>,
-        replica: &Server,
+        transaction: &mut Begun<'static, Dialect>,
+        replica: &Server<PgPool>,
     ) -> Result<Standing, Fault> {
         let asked = sqlx::query(
             "SELECT pg_is_in_recovery(), system_identifier, \
@@ -288,7 +241,7 @@ impl Postgres {
     }
 
     /// A server that is no replica of the primary does not count, whatever its position says.
-    fn check_standing(&self, replica: &Server, standing: &Standing, fence: Position) -> Result<(), Fault> {
+    fn check_standing(&self, replica: &Server<PgPool>, standing: &Standing, fence: &Position) -> Result<(), Fault> {
         let name = &replica.name;
         if standing.identity.system != fence.identity.system {
             return Err(self.again(format!(
@@ -302,7 +255,7 @@ impl Postgres {
         Ok(())
     }
 
-    fn reading(&self, transaction: Transaction<'static, Dialect>, server: &Server, position: u64) -> PostgresReading {
+    fn reading(&self, transaction: Begun<'static, Dialect>, server: &Server<PgPool>, position: u64) -> PostgresReading {
         PostgresReading {
             transaction,
             position,
@@ -313,7 +266,7 @@ impl Postgres {
     }
 }
 
-fn lateness(replica: &Server, standing: &Standing, fence: Position) -> String {
+fn lateness(replica: &Server<PgPool>, standing: &Standing, fence: &Position) -> String {
     let name = &replica.name;
     if standing.identity == fence.identity {
         let behind = fence.at - standing.replayed;
@@ -334,12 +287,32 @@ impl Database for Postgres {
         })
     }
 
-    fn visible<'a>(&'a self, transactions: &'a [u32]) -> Future_<'a, Result<(), Fault>> {
+    fn visible<'a>(&'a self, transactions: &'a [Transaction]) -> Future_<'a, Result<(), Fault>> {
         Box::pin(self.wait_until_visible(transactions))
     }
 
     fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>> {
         Box::pin(self.replica_identity_full())
+    }
+
+    fn keys<'a>(&'a self, job: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.list_keys(job).await?) as Box<dyn Keys + 'a>) })
+    }
+
+    fn replica_lags<'a>(
+        &'a self,
+        primary: Option<&'a Position>,
+        patience: Duration,
+    ) -> Future_<'a, Vec<(String, Lag)>> {
+        Box::pin(self.ask_replicas(primary, patience))
+    }
+
+    fn log_unit(&self) -> LogUnit {
+        LogUnit::Bytes
+    }
+
+    fn position_text(&self, at: u64) -> String {
+        Lsn(at).to_string()
     }
 
     fn ping(&self) -> Future_<'_, Result<(), String>> {

@@ -8,13 +8,23 @@ pub(super) struct Scan {
     pub(super) placeholders: Vec<usize>,
     /// Where the statement ends: behind its last word, before its semicolon.
     pub(super) end: usize,
+    /// The first thing that MySQL reads otherwise.
+    pub(super) mysql_problem: Option<SqlError>,
 }
 
 impl Scan {
     /// Walks to the end of the text, or to the first thing that is refused.
     pub(super) fn run(text: &str) -> Result<Scan, SqlError> {
-        let mut walk =
-            Walk { text, at: 0, open: Vec::new(), placeholders: Vec::new(), first: None, end: 0, over: false };
+        let mut walk = Walk {
+            text,
+            at: 0,
+            open: Vec::new(),
+            placeholders: Vec::new(),
+            first: None,
+            end: 0,
+            over: false,
+            mysql_problem: None,
+        };
         while walk.at < text.len() {
             walk.step()?;
         }
@@ -35,7 +45,7 @@ impl Scan {
                 "ask for the batch's ids: WHERE id = ANY(:ids), in MySQL WHERE id IN (:ids)",
             ));
         }
-        Ok(Scan { placeholders: walk.placeholders, end: walk.end })
+        Ok(Scan { placeholders: walk.placeholders, end: walk.end, mysql_problem: walk.mysql_problem })
     }
 }
 
@@ -50,6 +60,7 @@ struct Walk<'a> {
     end: usize,
     /// Whether a semicolon has ended the statement.
     over: bool,
+    mysql_problem: Option<SqlError>,
 }
 
 impl Walk<'_> {
@@ -57,6 +68,14 @@ impl Walk<'_> {
     fn step(&mut self) -> Result<(), SqlError> {
         let from = self.at;
         let rest = &self.text.as_bytes()[from..];
+        match rest {
+            [b'-', b'-', other, ..] if !other.is_ascii_whitespace() => {
+                self.differs_in_mysql(from, "-- is no comment there without a space behind it", "write a space");
+            }
+            [b'/', b'*', b'!', ..] => self.differs_in_mysql(from, "/*! is no comment there", "leave it out"),
+            [b'#', ..] => self.differs_in_mysql(from, "# begins a comment there", "write comments with --"),
+            _ => {}
+        }
         match rest {
             [b, ..] if b.is_ascii_whitespace() => self.at += 1,
             [b'-', b'-', ..] => self.at = self.find("\n", from).unwrap_or(self.text.len()),
@@ -80,6 +99,14 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of something that MySQL reads otherwise.
+    fn differs_in_mysql(&mut self, at: usize, problem: &str, mend: &str) {
+        if self.mysql_problem.is_none() {
+            let problem = format!("MariaDB and MySQL read this otherwise: {problem}");
+            self.mysql_problem = Some(error(self.text, at, &problem, mend));
+        }
     }
 
     /// Takes one token that belongs to the statement.
@@ -111,6 +138,13 @@ impl Walk<'_> {
         let bytes = self.text.as_bytes();
         let mut at = open + 1;
         while at < bytes.len() {
+            if bytes[at] == b'\\' && quote != b'`' {
+                self.differs_in_mysql(
+                    at,
+                    "a backslash in a string escapes there",
+                    "write it as CHAR(92), and a quote twice",
+                );
+            }
             if backslash && bytes[at] == b'\\' {
                 at += 2;
             } else if bytes[at] != quote {

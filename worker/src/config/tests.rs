@@ -73,3 +73,15 @@ fn messages_and_debug_show_no_secret() {
     let config = Config::parse(ANNOTATED, Path::new("")).expect("valid");
     assert!(!format!("{config:?}").contains("guest"), "{config:?}");
 }
+
+#[test]
+fn mariadb_and_mysql_are_read_from_replicas_only() {
+    let mariadb = |text: &str| text.replace("kind = \"postgres\"", "kind = \"mariadb\"");
+    Config::parse(&mariadb(ANNOTATED), Path::new("")).expect("replicas are there");
+    let problem = problem_of(|text| mariadb(text).replace("replicas = [", "# replicas = ["));
+    assert!(problem.starts_with("sources.shop.replicas: at least one is needed"), "{problem}");
+    let problem = problem_of(|text| mariadb(text).replace("# on_lag", "on_lag"));
+    assert!(problem.starts_with("sources.shop.on_lag: it can only be \"wait\""), "{problem}");
+    let problem = problem_of(|text| mariadb(text).replace("# fence = \"flush\"", "fence = \"insert\""));
+    assert!(problem.starts_with("sources.shop.fence: "), "{problem}");
+}

@@ -6,7 +6,7 @@ use super::Context;
 use super::plan::{Action, Plan, Step};
 use super::topology::{self, Broker};
 use crate::generation::SourceState;
-use crate::ports::{Database as _, Index as _};
+use crate::ports::Index as _;
 
 /// Carries out every step that can be, and tells each with why it failed, if it did; steps that can't be carried out are
 /// not told. A failure does not keep the others from being tried. Gives the number of failures.
@@ -74,7 +74,7 @@ pub async fn raise_generation(context: &Context, source: &str) -> anyhow::Result
     };
     let state: SourceState = serde_json::from_value(stored.source)
         .map_err(|error| anyhow::anyhow!("the document {source} in {state_index} can't be read: {error}"))?;
-    let position = database.position().await?;
+    let position = database.database().position().await?;
     let raised = state.raised(&position);
     let document = serde_json::to_value(&raised)?;
     let written = context.elasticsearch.put_state(&state_index, source, &document, Some(stored.seq_no)).await?;

@@ -6,6 +6,7 @@ mod cluster;
 mod feed;
 mod fields;
 mod folders;
+mod mysql;
 mod place;
 mod queries;
 mod sources;

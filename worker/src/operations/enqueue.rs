@@ -90,7 +90,7 @@ pub async fn enqueue<'a>(
     tell: &'a (dyn Fn(Event) + Sync),
 ) -> anyhow::Result<Enqueued> {
     let definition = context.definition(job)?;
-    let feed = Feed::open(context, definition, ids, tell).await?;
+    let feed = Feed::open(context.source(definition)?, definition, ids, tell).await?;
     let publisher =
         Publisher::connect(publisher_config(&context.config, "pinion enqueue")).await.context("[rabbitmq]")?;
     let mut enqueued = Enqueued { job: job.to_owned(), ..Enqueued::default() };

@@ -18,7 +18,7 @@ use crate::dead_letter::DeadLetter;
 use crate::elasticsearch::Method;
 use crate::generation::SourceState;
 use crate::pipeline::build::Builder;
-use crate::ports::{Database as _, Position};
+use crate::ports::{Database, Position};
 
 /// A document from both sides.
 #[derive(Debug, Serialize)]
@@ -82,16 +82,16 @@ pub struct VersionParts {
     pub number: String,
     /// Its generation.
     pub generation: u16,
-    /// Its position, as PostgreSQL writes it.
+    /// Its position: an LSN of PostgreSQL, a number of transactions of MariaDB and MySQL.
     pub position: String,
 }
 
-impl From<Version> for VersionParts {
-    fn from(version: Version) -> Self {
+impl VersionParts {
+    fn new(version: Version, database: &dyn Database) -> Self {
         Self {
             number: version.as_u64().to_string(),
             generation: version.generation(),
-            position: pinion_schemas::Lsn(version.position()).to_string(),
+            position: database.position_text(version.position()),
         }
     }
 }
@@ -133,7 +133,7 @@ async fn source_side(context: &Context, job: &JobDefinition, id: &Id) -> anyhow:
     reading.finish().await;
     let document = builder.body().split(|byte| *byte == b'\n').nth(1);
     let document = document.map(serde_json::from_slice).transpose()?;
-    Ok((SourceSide { source: job.source.clone(), document, version: version.into() }, version))
+    Ok((SourceSide { source: job.source.clone(), document, version: VersionParts::new(version, database) }, version))
 }
 
 /// The generation that a worker would write with.
@@ -179,13 +179,19 @@ async fn index_side(context: &Context, job: &JobDefinition, id: &Id, now: Versio
         Some(_) => anyhow::bail!("index {}: {}", job.index, hit.error["reason"].as_str().unwrap_or_default()),
         None => {}
     }
+    let database = context.source(job)?;
     let version = hit.version.map(Version::from_u64).transpose()?;
     let age = version.map(|version| match version.cmp(&now) {
         Ordering::Less => Age::Older,
         Ordering::Equal => Age::Same,
         Ordering::Greater => Age::Newer,
     });
-    Ok(IndexSide { index: hit.index, document: hit.source, version: version.map(VersionParts::from), age })
+    Ok(IndexSide {
+        index: hit.index,
+        document: hit.source,
+        version: version.map(|version| VersionParts::new(version, database)),
+        age,
+    })
 }
 
 async fn dead_letter(context: &Context, job: &JobDefinition, id: &Id) -> anyhow::Result<Option<Letter>> {

@@ -1,19 +1,19 @@
 //! Writes a configuration and job folders to begin with. Overwrites nothing.
 
 mod folder;
+mod mysql;
 mod table;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 
 use anyhow::{Context as _, bail, ensure};
 use pinion_schemas::valid_job_name;
-use sqlx::postgres::PgConnectOptions;
+use url::Url;
 
 use self::table::Table;
 use crate::config::{ANNOTATED, Config};
-use crate::postgres::Postgres;
+use crate::source::Source;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -103,12 +103,20 @@ fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
 /// The annotated configuration with the addresses that are known.
 fn configuration(options: &InitOptions) -> anyhow::Result<String> {
     let primary = options.source.as_deref().unwrap_or("postgres://pinion:secret@127.0.0.1:5432/shop");
-    let known = PgConnectOptions::from_str(primary).ok().filter(|_| primary.contains("://"));
-    let Some(known) = known else {
-        bail!("--source: not a PostgreSQL address such as postgres://user:password@host:5432/database");
+    let kind = match primary.split_once("://") {
+        Some((kind @ ("mariadb" | "mysql"), _)) => kind,
+        Some(("postgres" | "postgresql", _)) => "postgres",
+        _ => bail!(
+            "--source: not an address such as postgres://user:password@host:5432/database; mariadb:// and mysql:// begin the others"
+        ),
     };
-    let name = known.get_database().map(str::to_lowercase).filter(|name| valid_job_name(name));
-    let name = name.unwrap_or_else(|| "main".to_owned());
+    let known = Url::parse(primary).map_err(|error| anyhow::anyhow!("--source: not an address: {error}"))?;
+    ensure!(
+        kind == "postgres" || !options.replicas.is_empty(),
+        "--replica: at least one is needed, because documents of MariaDB and MySQL are read from replicas only"
+    );
+    let name = known.path().trim_start_matches('/').to_lowercase();
+    let name = if valid_job_name(&name) { name } else { "main".to_owned() };
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let replicas: Vec<String> = options.replicas.iter().map(|replica| quoted(replica)).collect();
     let mut text = String::new();
@@ -129,6 +137,7 @@ fn configuration(options: &InitOptions) -> anyhow::Result<String> {
                 let url = options.elasticsearch.as_deref().unwrap_or("http://127.0.0.1:9200");
                 format!("urls = [{}]{comment}", quoted(url))
             }
+            "kind" => format!("kind = {}{comment}", quoted(kind)),
             "primary" => format!("primary = {}", quoted(primary)),
             "replicas" if replicas.is_empty() => format!("# replicas = []{comment}"),
             "replicas" => format!("replicas = [{}]{comment}", replicas.join(", ")),
@@ -157,19 +166,17 @@ async fn add_job(options: &InitOptions, is_new: bool, done: &mut Initialised) ->
     let Some(source) = config.sources.get(&name) else {
         bail!("there is no [sources.{name}] in {}", options.file.display())
     };
-    let database = Postgres::new(&name, source, &config.worker).map_err(anyhow::Error::msg)?;
-    let mut connection = table::connect(&database).await.with_context(|| format!("the primary of [sources.{name}]"))?;
-    let Some(table) = &options.table else {
-        done.tables = table::candidates(&mut connection).await?;
+    let source = Source::new(&name, source, &config.worker).map_err(anyhow::Error::msg)?;
+    let Some(table) = ask(&source, options, done).await.with_context(|| format!("the primary of [sources.{name}]"))?
+    else {
         return Ok(());
     };
-    let table = Table::read(&mut connection, table).await?;
     let job = options.job.clone().unwrap_or_else(|| job_name(&table.name));
     ensure!(
         valid_job_name(&job),
         "{job:?} can't be a job's name: give one with --job, of lower-case letters, digits, - and _, beginning with a letter"
     );
-    let files = folder::files(&table, &job, &name)?;
+    let files = folder::files(&table, &job, &name, matches!(source, Source::Mysql(_)))?;
     let folder = config.schemas.join(&job);
     ensure!(
         !folder.exists(),
@@ -184,6 +191,26 @@ async fn add_job(options: &InitOptions, is_new: bool, done: &mut Initialised) ->
     done.left_out = files.left_out;
     done.job = Some(job);
     Ok(())
+}
+
+/// The table that is asked for; without one, those that could be.
+async fn ask(source: &Source, options: &InitOptions, done: &mut Initialised) -> anyhow::Result<Option<Table>> {
+    match (source, &options.table) {
+        (Source::Postgres(database), Some(table)) => {
+            Ok(Some(Table::read(&mut table::connect(database).await?, table).await?))
+        }
+        (Source::Mysql(database), Some(table)) => {
+            Ok(Some(mysql::read(&mut mysql::connect(database).await?, table).await?))
+        }
+        (Source::Postgres(database), None) => {
+            done.tables = table::candidates(&mut table::connect(database).await?).await?;
+            Ok(None)
+        }
+        (Source::Mysql(database), None) => {
+            done.tables = mysql::candidates(&mut mysql::connect(database).await?).await?;
+            Ok(None)
+        }
+    }
 }
 
 /// A table's name as the name of a job.

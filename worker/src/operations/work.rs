@@ -166,7 +166,7 @@ impl Shared {
             statuses.set(feed::NAME, JobState::Broken, Some(reason));
             return None;
         }
-        let sources = context.sources.iter().map(|(name, source)| (name.clone(), source.clone() as Arc<dyn Database>));
+        let sources = context.sources.iter().map(|(name, source)| (name.clone(), source.database()));
         Some(Feed {
             jobs: context.definitions().filter(|job| context.sources.contains_key(&job.source)).cloned().collect(),
             config: context.config.clone(),
@@ -200,7 +200,7 @@ impl Shared {
             let fetches = of_source.and_then(|(_, shares)| shares.pop()).expect("one share for each job of a source");
             let (_, generations) =
                 self.generations.iter().find(|(name, _)| *name == source).expect("each job's source has generations");
-            let database: Arc<dyn Database> = context.sources[&source].clone();
+            let database: Arc<dyn Database> = context.sources[&source].database();
             let away = Service::Source(source);
             let gates = self
                 .gates
@@ -248,7 +248,7 @@ fn gates(
         }),
     );
     let databases = generations.iter().map(|(name, generations)| {
-        let database = context.sources[name].clone();
+        let database = context.sources[name].database();
         let generations = generations.clone();
         Gate::new(
             Service::Source(name.clone()),

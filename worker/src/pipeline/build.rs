@@ -104,6 +104,11 @@ impl DocumentPlan {
         Ok(plan)
     }
 
+    /// The column that is called `_id`.
+    pub fn id_column(&self) -> usize {
+        self.id_column
+    }
+
     fn write(&self, record: &dyn Record, out: &mut Vec<u8>) -> Result<(), String> {
         for piece in &self.pieces {
             out.extend_from_slice(&piece.before);
@@ -204,6 +209,11 @@ impl Builder {
             full: false,
             action_end,
         }
+    }
+
+    /// Whether this id was asked for.
+    pub fn asked_for(&self, id: &Id) -> bool {
+        self.entry_of.contains_key(id)
     }
 
     /// Adds a row's document.

@@ -11,7 +11,7 @@ use super::fault::{of_primary, of_query};
 use super::reading::PostgresReading;
 use super::statement::sql_type;
 use crate::error::Fault;
-use crate::ports::TouchedPage;
+use crate::ports::{TouchedPage, Transaction};
 
 /// How often transactions in progress are looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -35,7 +35,9 @@ impl Progress {
 
 impl Postgres {
     /// Debezium reads a commit from the log, which is written before others can see it.
-    pub(super) async fn wait_until_visible(&self, transactions: &[u32]) -> Result<(), Fault> {
+    pub(super) async fn wait_until_visible(&self, transactions: &[Transaction]) -> Result<(), Fault> {
+        let xids = |transaction: &Transaction| if let Transaction::Xid(xid) = transaction { Some(*xid) } else { None };
+        let transactions: Vec<u32> = transactions.iter().filter_map(xids).collect();
         let began = Instant::now();
         loop {
             let progress = self.progress().await?;

@@ -53,8 +53,9 @@ use sqlx::postgres::{PgTypeInfo, PgTypeKind};
 use composite::Attribute;
 use reader::{Problem, Reader, fixed, utf8};
 
+pub(crate) use number::{float as write_float, integer as write_integer};
 pub use string::write_json_string;
-pub(crate) use time::civil_from_days;
+pub(crate) use time::{civil_from_days, clock as write_time_of_day};
 
 /// Types nest (an array of a composite of a range of …); deeper than this one is not encoded, so that recursion is bounded.
 const DEPTH_MAX: usize = 32;
@@ -182,7 +183,7 @@ impl Encoder {
             Form::Interval => return time::interval(Reader::new(raw), out),
             Form::Json => return json(raw, out),
             Form::Jsonb => return jsonb(raw, out),
-            Form::Bytea => bytea(raw, out),
+            Form::Bytea => write_base64(raw, out),
             Form::Array(element) => return array::write(element, Reader::new(raw), out),
             Form::Range(bound) => return range::write(bound, Reader::new(raw), out),
             Form::Composite(attributes) => return composite::write(attributes, Reader::new(raw), out),
@@ -237,14 +238,19 @@ fn json(raw: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
     if raw.is_empty() {
         return Err(Problem::Wrong("is empty, which no JSON is"));
     }
+    write_json(utf8(raw)?, out);
+    Ok(())
+}
+
+/// Appends text that is JSON, its raw line breaks as spaces.
+pub(crate) fn write_json(json: &str, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(utf8(raw)?.as_bytes());
+    out.extend_from_slice(json.as_bytes());
     // In NDJSON a line break would end the document, and what follows it could pass for another action.
     for byte in &mut out[start..] {
         // Stored whether it changes or not, so that the compiler takes sixteen at once.
         *byte = if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
     }
-    Ok(())
 }
 
 fn jsonb(raw: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
@@ -254,7 +260,8 @@ fn jsonb(raw: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
     }
 }
 
-fn bytea(raw: &[u8], out: &mut Vec<u8>) {
+/// Appends bytes as base64, with padding.
+pub(crate) fn write_base64(raw: &[u8], out: &mut Vec<u8>) {
     let mut chunk = [0; 1024];
     out.push(b'"');
     // A multiple of three bytes becomes base64 without padding, so that the pieces join.

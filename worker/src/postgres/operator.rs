@@ -4,91 +4,82 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use pinion_schemas::{Id, JobDefinition, KeyType};
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Column as _, Row as _, Statement as _};
 
 use super::fault::of_reading;
 use super::statement::{prepared, sql_type};
-use super::{Postgres, Server};
+use super::{Postgres, Standing};
 use crate::error::Fault;
-use crate::ports::Identity;
+use crate::ports::{Future_, Keys, Lag, Position};
+use crate::server::Server;
 
 /// Keys in a page of [`Keys`].
 const PAGE: u32 = 10_000;
 
-/// What a replica says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplicaStanding {
-    /// Whether it follows a primary at all.
-    pub in_recovery: bool,
-    /// The history that it is on.
-    pub identity: Identity,
-    /// The position up to which it shows the primary's changes.
-    pub replayed: u64,
-}
-
 impl Postgres {
-    /// Asks all replicas at once; each has `patience` to answer. Their names come first.
-    pub async fn replica_standings(&self, patience: Duration) -> Vec<(String, Result<ReplicaStanding, String>)> {
-        join_all(self.replicas.iter().map(|replica| async move {
-            let asked = tokio::time::timeout(patience, self.replica_standing(replica)).await;
-            let standing = match asked {
-                Ok(Ok(standing)) => Ok(standing),
+    /// See [`Database::replica_lags`](crate::ports::Database::replica_lags).
+    pub(super) async fn ask_replicas(&self, primary: Option<&Position>, patience: Duration) -> Vec<(String, Lag)> {
+        join_all(self.replicas.all().iter().map(|replica| async move {
+            let asked = async {
+                let mut transaction = self.begin(replica).await?;
+                self.standing(&mut transaction, replica).await
+            };
+            let lag = match tokio::time::timeout(patience, asked).await {
+                Ok(Ok(standing)) => behind(&standing, primary),
                 Ok(Err(fault)) => Err(fault.reason().to_owned()),
                 Err(_elapsed) => Err(format!("no answer within {patience:?}")),
             };
-            (replica.name.clone(), standing)
+            (replica.name.clone(), lag)
         }))
         .await
     }
 
-    async fn replica_standing(&self, replica: &Server) -> Result<ReplicaStanding, Fault> {
-        let mut transaction = self.begin(replica).await?;
-        let standing = self.standing(&mut transaction, replica).await?;
-        Ok(ReplicaStanding {
-            in_recovery: standing.in_recovery,
-            identity: standing.identity,
-            replayed: standing.replayed,
-        })
-    }
-
-    /// All keys of a job, from a server that shows everything committed so far.
-    ///
-    /// They are read from the table's column that the job's query selects as `_id`.
-    ///
-    /// # Errors
-    /// The servers are away or late, the query is refused, `_id` is no column of a table, or no index begins with it.
-    pub async fn keys(&self, job: &JobDefinition) -> Result<Keys<'_>, Fault> {
+    /// See [`Database::keys`](crate::ports::Database::keys).
+    pub(super) async fn list_keys(&self, job: &JobDefinition) -> Result<PostgresKeys<'_>, Fault> {
         let fence = self.ask_position().await?;
         let mut reading = self.open_reading(fence).await?;
-        let server = self.replicas.iter().find(|replica| replica.name == reading.server).unwrap_or(&self.primary);
+        let server = self.replicas.all().iter().find(|replica| replica.name == reading.server).unwrap_or(&self.primary);
         let column = KeyColumn::find(&mut reading.transaction, job).await;
         let column = column.map_err(|error| error.into_fault(&self.source, &server.name))?;
-        Ok(Keys { postgres: self, server, column, key: job.key, last: None })
+        Ok(PostgresKeys { postgres: self, server, column, key: job.key, last: None })
     }
+}
+
+/// The lag of a server that is what it should be: a replica of this primary.
+fn behind(standing: &Standing, primary: Option<&Position>) -> Lag {
+    if !standing.in_recovery {
+        return Err("it is not a replica (any more): it was promoted?".to_owned());
+    }
+    let Some(primary) = primary else { return Ok(None) };
+    if standing.identity != primary.identity {
+        return Err(format!("it is on {}, the primary on {}", standing.identity, primary.identity));
+    }
+    Ok(Some(primary.at.saturating_sub(standing.replayed)))
 }
 
 /// The keys of a job, page by page in their order. Each page is a transaction of its own, so that a long scan does not
 /// hold back the replica.
-pub struct Keys<'a> {
+pub(super) struct PostgresKeys<'a> {
     postgres: &'a Postgres,
-    server: &'a Server,
+    server: &'a Server<PgPool>,
     column: KeyColumn,
     key: KeyType,
     last: Option<Id>,
 }
 
-impl Keys<'_> {
-    /// About how many there are, as the database estimates.
-    pub fn estimate(&self) -> u64 {
+impl Keys for PostgresKeys<'_> {
+    fn estimate(&self) -> u64 {
         self.column.estimate
     }
 
-    /// The next page; empty behind the last one. After an error the same page may be asked again.
-    ///
-    /// # Errors
-    /// The server is away, or the read was cancelled.
-    pub async fn page(&mut self) -> Result<Vec<Id>, Fault> {
+    fn page(&mut self) -> Future_<'_, Result<Vec<Id>, Fault>> {
+        Box::pin(self.next_page())
+    }
+}
+
+impl PostgresKeys<'_> {
+    async fn next_page(&mut self) -> Result<Vec<Id>, Fault> {
         let (source, server) = (&self.postgres.source, &self.server.name);
         let unreadable = |error: sqlx::Error| of_reading(source, server, &error);
         let mut transaction = self.postgres.begin(self.server).await?;
@@ -182,5 +173,31 @@ impl KeyColumn {
         format!(
             "SELECT t.{column}::{sql_type} FROM {table} AS t WHERE t.{column} {condition} ORDER BY t.{column} LIMIT {PAGE}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Identity;
+
+    #[test]
+    fn only_a_replica_of_this_primary_has_a_lag() {
+        let identity = Identity { system: 7, timeline: 1 };
+        let primary = Position { identity, at: 100, text: "0/64".into() };
+        let standing = |in_recovery, timeline, replayed| Standing {
+            in_recovery,
+            identity: Identity { system: 7, timeline },
+            replayed,
+            received: replayed,
+        };
+        assert_eq!(behind(&standing(true, 1, 60), Some(&primary)), Ok(Some(40)));
+        // Asked a moment later, it may be ahead of what the primary said.
+        assert_eq!(behind(&standing(true, 1, 160), Some(&primary)), Ok(Some(0)));
+        assert_eq!(behind(&standing(true, 1, 60), None), Ok(None));
+        let promoted = behind(&standing(false, 1, 60), Some(&primary)).expect_err("a primary of its own");
+        assert!(promoted.contains("promoted"), "{promoted}");
+        let other = behind(&standing(true, 2, 60), Some(&primary)).expect_err("another history");
+        assert!(other.contains("timeline 2") && other.contains("timeline 1"), "{other}");
     }
 }

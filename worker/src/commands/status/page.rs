@@ -3,6 +3,7 @@
 use crate::operations::dead::Counts;
 use crate::operations::heartbeat::{Heartbeat, JobBeat};
 use crate::operations::status::{Part, Queue, Queues, Source, Status};
+use crate::ports::LogUnit;
 use crate::status::JobState;
 
 use super::super::output::{Table, ago, shortened, span, thousands, utc};
@@ -105,15 +106,22 @@ fn source(source: &Source) -> String {
     };
     let mut lines = format!("  {}\n", shortened(&format!("{}: {generation}, {primary}", source.source), WIDTH - 2));
     for replica in &source.replicas {
-        let state = match &replica.bytes_behind {
+        let state = match &replica.behind {
             Part::Known(Some(0)) => "up to date".to_owned(),
-            Part::Known(Some(bytes)) => format!("{} bytes behind", thousands(*bytes)),
+            Part::Known(Some(behind)) => format!("{} {} behind", thousands(*behind), unit(replica.unit)),
             Part::Known(None) => "there; its lag is unknown without the primary".to_owned(),
             Part::Down(error) => error.clone(),
         };
         lines.push_str(&format!("    {}\n", shortened(&format!("replica {}: {state}", replica.server), WIDTH - 4)));
     }
     lines
+}
+
+fn unit(unit: LogUnit) -> &'static str {
+    match unit {
+        LogUnit::Bytes => "bytes",
+        LogUnit::Transactions => "transactions",
+    }
 }
 
 /// Counts by job and reason.

@@ -47,11 +47,16 @@ fn status() -> Status {
             generation: Part::Known(Some(1)),
             primary: Part::Known("0/16B3748".to_owned()),
             replicas: vec![
-                Replica { server: "10.0.0.2:5432".to_owned(), bytes_behind: Part::Known(Some(0)) },
-                Replica { server: "10.0.0.3:5432".to_owned(), bytes_behind: Part::Known(Some(123_456)) },
+                Replica { server: "10.0.0.2:5432".to_owned(), behind: Part::Known(Some(0)), unit: LogUnit::Bytes },
+                Replica {
+                    server: "10.0.0.3:5432".to_owned(),
+                    behind: Part::Known(Some(123_456)),
+                    unit: LogUnit::Bytes,
+                },
                 Replica {
                     server: "10.0.0.4:5432".to_owned(),
-                    bytes_behind: Part::Down("Connection refused".to_owned()),
+                    behind: Part::Down("Connection refused".to_owned()),
+                    unit: LogUnit::Bytes,
                 },
             ],
         }],
@@ -87,7 +92,11 @@ fn what_is_down_hides_nothing_else() {
             source: "shop".to_owned(),
             generation: Part::Down("away".to_owned()),
             primary: Part::Down("no answer within 2s".to_owned()),
-            replicas: vec![Replica { server: "10.0.0.2:5432".to_owned(), bytes_behind: Part::Known(None) }],
+            replicas: vec![Replica {
+                server: "10.0.0.2:5432".to_owned(),
+                behind: Part::Known(None),
+                unit: LogUnit::Bytes,
+            }],
         }],
         ..status()
     };

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use pinion_schemas::{Mapping, Severity};
+use pinion_schemas::{Finding, JobDefinition, Mapping, Severity};
 use serde_json::{Map, Value};
 
+use super::{Place, place};
 use crate::operations::indexes::compare::expanded;
 
 /// A column as the database describes it.
@@ -12,7 +13,7 @@ use crate::operations::indexes::compare::expanded;
 pub(super) struct ColumnSeen {
     /// Its name, dots included.
     pub(super) name: String,
-    /// Its type, as PostgreSQL's driver names it.
+    /// Its type, as the database's driver names it.
     pub(super) kind: String,
 }
 
@@ -32,8 +33,21 @@ pub(super) enum At {
     Field(String),
 }
 
+/// The columns of the job's query, in the file `sql`, against its mapping.
+pub(super) fn findings(columns: &[ColumnSeen], job: &JobDefinition, sql: &Place) -> Vec<Finding> {
+    let mapping = Place::of_job(job, "mapping.json");
+    let lines = place::field_lines(&mapping.text);
+    let finding = |misfit: Misfit| match &misfit.at {
+        At::Column(name) => {
+            sql.finding(misfit.severity, place::column_line(&sql.text, name), misfit.problem, misfit.mend)
+        }
+        At::Field(name) => mapping.finding(misfit.severity, lines.get(name).copied(), misfit.problem, misfit.mend),
+    };
+    check(columns, &job.mapping).into_iter().map(finding).collect()
+}
+
 /// Everything that does not fit, columns first.
-pub(super) fn check(columns: &[ColumnSeen], mapping: &Mapping) -> Vec<Misfit> {
+fn check(columns: &[ColumnSeen], mapping: &Mapping) -> Vec<Misfit> {
     let fields: Vec<&ColumnSeen> = columns.iter().filter(|column| !column.name.starts_with('_')).collect();
     let root = expanded(mapping.mappings());
     let mut misfits: Vec<Misfit> = fields.iter().filter_map(|column| column_misfit(column, &root)).collect();
@@ -138,16 +152,18 @@ enum Content {
     Range,
 }
 
-/// What a type of PostgreSQL holds; `None` where that can't be told, as of JSON. An array holds what its elements do.
+/// What a type holds; `None` where that can't be told, as of JSON. An array holds what its elements do.
 fn content(kind: &str) -> Option<Content> {
     let kind = kind.trim_end_matches("[]");
     Some(match kind {
-        "INT2" | "INT4" | "INT8" | "OID" => Content::Integer,
-        "FLOAT4" | "FLOAT8" | "NUMERIC" => Content::Decimal,
-        "BOOL" => Content::Bool,
+        "INT2" | "INT4" | "INT8" | "OID" | "TINYINT" | "SMALLINT" | "MEDIUMINT" | "INT" | "BIGINT" | "YEAR" | "BIT" => {
+            Content::Integer
+        }
+        "FLOAT4" | "FLOAT8" | "NUMERIC" | "FLOAT" | "DOUBLE" | "DECIMAL" => Content::Decimal,
+        "BOOL" | "BOOLEAN" => Content::Bool,
         "TEXT" | "VARCHAR" | "CHAR" | "\"CHAR\"" | "NAME" | "UUID" | "CITEXT" | "citext" | "BYTEA" | "INTERVAL"
-        | "TIME" | "TIMETZ" => Content::Text,
-        "TIMESTAMP" | "TIMESTAMPTZ" | "DATE" => Content::Time,
+        | "TIME" | "TIMETZ" | "ENUM" | "SET" | "BLOB" => Content::Text,
+        "TIMESTAMP" | "TIMESTAMPTZ" | "DATE" | "DATETIME" => Content::Time,
         "INT4RANGE" | "INT8RANGE" | "NUMRANGE" | "TSRANGE" | "TSTZRANGE" | "DATERANGE" => Content::Range,
         _ => return None,
     })

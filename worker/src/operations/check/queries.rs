@@ -4,7 +4,7 @@ use pinion_schemas::{Finding, JobDefinition, KeyType, Severity};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition};
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::fields::{self, At, ColumnSeen};
+use super::fields::{self, ColumnSeen};
 use super::{Place, place};
 use crate::postgres::statement::{PrepareError, Statement};
 
@@ -42,14 +42,7 @@ pub(super) async fn check(connection: &mut PgConnection, job: &JobDefinition) ->
         .iter()
         .map(|column| ColumnSeen { name: column.name.clone(), kind: column.type_name.clone() })
         .collect();
-    let mapping = Place::of_job(job, "mapping.json");
-    let lines = place::field_lines(&mapping.text);
-    findings.extend(fields::check(&columns, &job.mapping).into_iter().map(|misfit| match &misfit.at {
-        At::Column(name) => {
-            sql.finding(misfit.severity, place::column_line(&sql.text, name), misfit.problem, misfit.mend)
-        }
-        At::Field(name) => mapping.finding(misfit.severity, lines.get(name).copied(), misfit.problem, misfit.mend),
-    }));
+    findings.extend(fields::findings(&columns, job, &sql));
     findings
 }
 

@@ -7,20 +7,24 @@ use pinion_schemas::{Finding, Severity};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Row as _};
 
-use super::{Context, Place, feed, jobs_of, queries, watches};
-use crate::config::{FenceAt, Source};
+use super::{Context, Place, feed, jobs_of, mysql, queries, watches};
+use crate::config::{self, FenceAt};
 use crate::ports::{Database as _, Identity};
 use crate::postgres::Postgres;
+use crate::source::Source;
 
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn check(context: &Context) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (name, database) in &context.sources {
+    for (name, source) in &context.sources {
         let config = &context.config.sources[name];
-        let check = SourceCheck { context, name, config, database, place: Place::config(context) };
-        findings.extend(check.run().await);
+        let place = Place::config(context);
+        findings.extend(match source {
+            Source::Postgres(database) => SourceCheck { context, name, config, database, place }.run().await,
+            Source::Mysql(database) => mysql::check(context, name, config, database).await,
+        });
     }
     findings
 }
@@ -28,7 +32,7 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
 struct SourceCheck<'a> {
     context: &'a Context,
     name: &'a str,
-    config: &'a Source,
+    config: &'a config::Source,
     database: &'a Postgres,
     place: Place,
 }

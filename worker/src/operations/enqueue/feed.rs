@@ -6,8 +6,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
 use super::{Event, Ids};
 use crate::error::Fault;
-use crate::operations::Context;
-use crate::postgres::operator::Keys;
+use crate::ports::{Database, Keys};
 use crate::retry::Backoff;
 
 /// A longer line is no id of any type.
@@ -25,7 +24,7 @@ pub(super) struct Feed<'a> {
 enum Origin<'a> {
     Given(std::vec::IntoIter<Id>),
     Lines(Lines<'a>),
-    All { keys: Box<Keys<'a>>, page: std::vec::IntoIter<Id> },
+    All { keys: Box<dyn Keys + 'a>, page: std::vec::IntoIter<Id> },
 }
 
 /// A message's worth of ids. Without any only at the end, or if there were bad lines.
@@ -37,8 +36,8 @@ pub(super) struct Chunk {
 
 impl<'a> Feed<'a> {
     pub(super) async fn open(
-        context: &'a Context,
-        job: &JobDefinition,
+        database: &'a dyn Database,
+        job: &'a JobDefinition,
         ids: Ids<'a>,
         tell: &'a (dyn Fn(Event) + Sync),
     ) -> anyhow::Result<Self> {
@@ -50,9 +49,9 @@ impl<'a> Feed<'a> {
             }
             Ids::Lines(reader) => Origin::Lines(Lines { reader, key: job.key, line: 0, ended: false }),
             Ids::All => {
-                let keys = context.source(job)?.keys(job).await.with_context(|| format!("job {}", job.name))?;
+                let keys = database.keys(job).await.with_context(|| format!("job {}", job.name))?;
                 tell(Event::Expected(keys.estimate()));
-                Origin::All { keys: Box::new(keys), page: Vec::new().into_iter() }
+                Origin::All { keys, page: Vec::new().into_iter() }
             }
         };
         Ok(Self { origin, tell })
@@ -64,7 +63,7 @@ impl<'a> Feed<'a> {
             Origin::Lines(lines) => lines.chunk(ids_max, self.tell).await,
             Origin::All { keys, page } => {
                 if page.len() == 0 {
-                    *page = next_page(keys).await?.into_iter();
+                    *page = next_page(&mut **keys).await?.into_iter();
                 }
                 Ok(Chunk { ids: page.take(ids_max).collect(), bad_lines: 0 })
             }
@@ -72,7 +71,7 @@ impl<'a> Feed<'a> {
     }
 }
 
-async fn next_page(keys: &mut Keys<'_>) -> Result<Vec<Id>, Fault> {
+async fn next_page(keys: &mut (dyn Keys + '_)) -> Result<Vec<Id>, Fault> {
     let mut backoff = Backoff::for_server();
     let mut tries = 1;
     loop {

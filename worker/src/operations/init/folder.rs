@@ -17,7 +17,8 @@ pub(super) struct Files {
 }
 
 /// A job with one document a row.
-pub(super) fn files(table: &Table, job: &str, source: &str) -> anyhow::Result<Files> {
+pub(super) fn files(table: &Table, job: &str, source: &str, mysql: bool) -> anyhow::Result<Files> {
+    let among = if mysql { "IN (:ids)" } else { "= ANY(:ids)" };
     let Some(key) = table.columns.iter().find(|column| column.name == table.key) else {
         bail!("the primary key of {} is no column of it", table.quoted);
     };
@@ -37,7 +38,7 @@ pub(super) fn files(table: &Table, job: &str, source: &str) -> anyhow::Result<Fi
     let document = format!(
         "-- One row a document; every column is a field, \"customer.name\" as a column's name nests.\n\
          -- Join what else belongs into the document, and name the joined tables in job.toml.\n\
-         SELECT\n{}\nFROM {} t\nWHERE t.{} = ANY(:ids)\n",
+         SELECT\n{}\nFROM {} t\nWHERE t.{} {among}\n",
         selected.join(",\n"),
         table.quoted,
         key.quoted
@@ -47,10 +48,10 @@ pub(super) fn files(table: &Table, job: &str, source: &str) -> anyhow::Result<Fi
          \"dynamic\": \"strict\",\n    \"properties\": {{\n{}\n    }}\n  }}\n}}\n",
         properties.join(",\n")
     );
-    Ok(Files { job: job_toml(table, job, source, key_type), document, mapping, left_out })
+    Ok(Files { job: job_toml(table, job, source, key_type, among), document, mapping, left_out })
 }
 
-fn job_toml(table: &Table, job: &str, source: &str, key: KeyType) -> String {
+fn job_toml(table: &Table, job: &str, source: &str, key: KeyType, among: &str) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     format!(
         "index = {index}  # the alias that is queried\n\
@@ -61,7 +62,7 @@ fn job_toml(table: &Table, job: &str, source: &str, key: KeyType) -> String {
          # freshness_s_max = 30\n\
          \n\
          # Which documents does a changed row touch? Add a [[watch]] for every table that document.sql reads, with\n\
-         # the column that holds the document's id, or sql = \"SELECT id FROM … WHERE … = ANY(:ids)\" for a fan-out.\n\
+         # the column that holds the document's id, or sql = \"SELECT id FROM … WHERE … {among}\" for a fan-out.\n\
          [[watch]]\n\
          table = {table_name}\n\
          key = {key_column}\n",
@@ -81,7 +82,7 @@ fn key_type(key: &TableColumn) -> anyhow::Result<KeyType> {
         "uuid" => Ok(KeyType::Uuid),
         "text" | "varchar" => Ok(KeyType::Text),
         other => bail!(
-            "the key {} is of type {other}: write the job's folder by hand, with {}::text AS _id and key = \"text\"",
+            "the key {} is of type {other}: write the job's folder by hand, with {} cast to a text as _id, and key = \"text\"",
             key.name,
             key.quoted
         ),

@@ -32,7 +32,7 @@ fn a_table_becomes_a_job_that_is_good() {
         ("_revision", "int4", "b", 4),
         ("search", "tsvector", "b", 100),
     ]);
-    let files = folder::files(&table, "orders", "shop").expect("a job");
+    let files = folder::files(&table, "orders", "shop", false).expect("a job");
     insta::assert_snapshot!(files.document, @r#"
     -- One row a document; every column is a field, "customer.name" as a column's name nests.
     -- Join what else belongs into the document, and name the joined tables in job.toml.
@@ -96,8 +96,9 @@ fn a_table_becomes_a_job_that_is_good() {
 
 #[test]
 fn a_key_that_is_no_id_is_refused() {
-    let error = folder::files(&table(&[("id", "numeric", "b", 8)]), "orders", "shop").expect_err("refused").to_string();
-    insta::assert_snapshot!(error, @r#"the key id is of type numeric: write the job's folder by hand, with id::text AS _id and key = "text""#);
+    let error =
+        folder::files(&table(&[("id", "numeric", "b", 8)]), "orders", "shop", false).expect_err("refused").to_string();
+    insta::assert_snapshot!(error, @r#"the key id is of type numeric: write the job's folder by hand, with id cast to a text as _id, and key = "text""#);
 }
 
 #[test]

@@ -18,12 +18,12 @@ const GROUP_DIGITS: usize = 4;
 
 /// Appends an integer.
 #[inline]
-pub(super) fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
+pub(crate) fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Appends the shortest digits that read back as the same number. JSON has no word for what is not finite: null.
-pub(super) fn float<F: ryu::Float>(value: F, out: &mut Vec<u8>) {
+pub(crate) fn float<F: ryu::Float>(value: F, out: &mut Vec<u8>) {
     let mut buffer = ryu::Buffer::new();
     let text = buffer.format(value);
     // What is finite begins with a digit or a minus and a digit; the others are NaN, inf and -inf.

@@ -204,7 +204,7 @@ fn time_of_day(micros: i64, out: &mut Vec<u8>) -> Result<(), Problem> {
 }
 
 /// Appends microseconds since midnight as a time, with three digits after the second, or six where it has microseconds.
-fn clock(micros: i64, out: &mut Vec<u8>) {
+pub(crate) fn clock(micros: i64, out: &mut Vec<u8>) {
     let (seconds, fraction) = ((micros / MICROS_PER_SECOND) as u32, (micros % MICROS_PER_SECOND) as u32);
     let mut text = *b"00:00:00.000000";
     two_digits(seconds / 3600, &mut text[0..2]);

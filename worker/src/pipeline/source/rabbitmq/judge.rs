@@ -1,8 +1,6 @@
 //! What is to be done with a message, before any of its ids is looked at in the database.
 
-use std::str::FromStr as _;
-
-use pinion_schemas::{Id, Lsn, decode};
+use pinion_schemas::{Id, decode, position_of};
 
 use super::{Intake, Lane, REDELIVERIES_OF_A_SUSPECT};
 use crate::dead_letter::DeadLetter;
@@ -93,7 +91,7 @@ impl Intake {
 
     /// A position that can't be read changes nothing: the fence is asked anyway.
     fn position(&self, after: &str) -> Option<u64> {
-        let position = Lsn::from_str(after).ok().map(|lsn| lsn.0);
+        let position = position_of(after);
         if position.is_none() {
             self.job.meters.all.after_ignored.get_or_create(&job_label(self.job.name())).inc();
         }

@@ -1,0 +1,171 @@
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::mysql::{MySqlPool, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr as _, Statement as _};
+
+use crate::eventually;
+use crate::namespace::Namespace;
+use crate::naming;
+use crate::private::{MARIADB, PrivateService};
+use crate::script::{free_port, run_async, script, top};
+use crate::stack::{port, stack};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The example shop on MariaDB: a database of the namespace's name on the shared primary and its replica. Removed when it is
+/// dropped.
+pub struct MariadbShop {
+    name: String,
+    primary_port: u16,
+    replica_port: u16,
+    pool: MySqlPool,
+}
+
+impl MariadbShop {
+    /// Starts MariaDB where it does not run, and fills a shop of that many orders, which both servers show.
+    pub async fn new(namespace: &Namespace, orders: u32) -> Result<Self> {
+        stack().await?;
+        let mut servers = script("all.sh", &[]);
+        servers.args(["start", "mariadb"]);
+        run_async(servers).await?;
+        Self::fill_on(namespace, port("MARIADB_PORT", 13306)?, port("MARIADB_REPLICA_PORT", 13307)?, orders).await
+    }
+
+    /// The same on servers of the test's own.
+    pub async fn on(namespace: &Namespace, servers: &PrivateMariadb, orders: u32) -> Result<Self> {
+        Self::fill_on(namespace, servers.port, servers.port + 1, orders).await
+    }
+
+    async fn fill_on(namespace: &Namespace, primary_port: u16, replica_port: u16, orders: u32) -> Result<Self> {
+        let name = namespace.name().to_owned();
+        let root = |database: &str| format!("mysql://root@127.0.0.1:{primary_port}/{database}");
+        let server = MySqlPoolOptions::new().max_connections(1).connect(&root("")).await.context("MariaDB")?;
+        for old in sqlx::query_scalar::<_, String>("SHOW DATABASES").fetch_all(&server).await? {
+            if naming::age(&old).is_some_and(|age| age >= Duration::from_secs(3600)) {
+                server.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old}"))).await?;
+            }
+        }
+        for statement in [
+            format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"),
+            format!("GRANT SELECT ON {name}.* TO pinion@'127.0.0.1'"),
+        ] {
+            server.execute(AssertSqlSafe(statement)).await?;
+        }
+        server.close().await;
+        let pool = MySqlPoolOptions::new().max_connections(4).connect_lazy(&root(&name))?;
+        let shop = Self { name, primary_port, replica_port, pool };
+        shop.fill(orders).await?;
+        shop.replica_caught_up().await?;
+        Ok(shop)
+    }
+
+    async fn fill(&self, orders: u32) -> Result<()> {
+        let file = top().join("schemas/shop-mysql/database.sql");
+        let text = format!("SET @orders = {orders};\n{}", std::fs::read_to_string(file)?);
+        let mut client = Command::new("mariadb");
+        client.args(["-h", "127.0.0.1", "-P", &self.primary_port.to_string(), "-u", "root", &self.name]);
+        let client = client.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("mariadb")?;
+        let filled = tokio::task::spawn_blocking(move || {
+            use std::io::Write as _;
+            let mut client = client;
+            client.stdin.take().context("its input")?.write_all(text.as_bytes())?;
+            Ok::<_, anyhow::Error>(client.wait()?)
+        });
+        anyhow::ensure!(filled.await??.success(), "the shop can't be filled");
+        Ok(())
+    }
+
+    /// The database on the primary, as the worker's user.
+    pub fn primary_url(&self) -> String {
+        format!("mysql://pinion:pinion@127.0.0.1:{}/{}", self.primary_port, self.name)
+    }
+
+    /// The database on the replica, as the worker's user.
+    pub fn replica_url(&self) -> String {
+        format!("mysql://pinion:pinion@127.0.0.1:{}/{}", self.replica_port, self.name)
+    }
+
+    /// Connections to the primary, as root.
+    pub fn root(&self) -> &MySqlPool {
+        &self.pool
+    }
+
+    /// Runs statements on the primary, each committed when this returns.
+    pub async fn execute(&self, sql: &str) -> Result<()> {
+        self.pool.execute(AssertSqlSafe(sql.to_owned())).await?;
+        Ok(())
+    }
+
+    /// The only column of a query's answer.
+    pub async fn texts(&self, sql: &str) -> Result<Vec<String>> {
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await?)
+    }
+
+    /// The names of a query's columns.
+    pub async fn columns(&self, sql: &str) -> Result<Vec<String>> {
+        let mut connection = self.pool.acquire().await?;
+        let prepared = connection.prepare(AssertSqlSafe(sql.to_owned()).into_sql_str()).await?;
+        Ok(prepared.columns().iter().map(|column| column.name().to_owned()).collect())
+    }
+
+    /// Waits until the replica shows everything committed so far.
+    pub async fn replica_caught_up(&self) -> Result<()> {
+        let position: String = sqlx::query_scalar("SELECT @@global.gtid_binlog_pos").fetch_one(&self.pool).await?;
+        let replica = MySqlPool::connect(&format!("mysql://root@127.0.0.1:{}/", self.replica_port)).await?;
+        eventually("the replica of MariaDB to catch up", TIMEOUT, async || {
+            let waited = sqlx::query_scalar::<_, i64>("SELECT MASTER_GTID_WAIT(?, 5)").bind(&position);
+            Ok((waited.fetch_one(&replica).await? >= 0).then_some(()))
+        })
+        .await
+    }
+}
+
+/// A primary of MariaDB and its replica, of the test's own. Removed at the end.
+pub struct PrivateMariadb {
+    _service: PrivateService,
+    port: u16,
+}
+
+impl PrivateMariadb {
+    /// Starts them.
+    pub async fn start() -> Result<Self> {
+        stack().await?;
+        let port = free_port(&[1])?;
+        let ports = vec![("MARIADB_PORT", port.to_string()), ("MARIADB_REPLICA_PORT", (port + 1).to_string())];
+        let service = PrivateService::new(MARIADB, ports);
+        service.start().await?;
+        Ok(Self { _service: service, port })
+    }
+
+    /// The replica goes on receiving and applies nothing.
+    pub async fn stop_applying(&self) -> Result<()> {
+        self.on_replica("STOP REPLICA SQL_THREAD").await
+    }
+
+    /// It applies again.
+    pub async fn apply_again(&self) -> Result<()> {
+        self.on_replica("START REPLICA SQL_THREAD").await
+    }
+
+    async fn on_replica(&self, statement: &'static str) -> Result<()> {
+        let replica = MySqlPool::connect(&format!("mysql://root@127.0.0.1:{}/", self.port + 1)).await?;
+        replica.execute(statement).await?;
+        replica.close().await;
+        Ok(())
+    }
+}
+
+impl Drop for MariadbShop {
+    fn drop(&mut self) {
+        let mut client = Command::new("mariadb");
+        client.args(["-h", "127.0.0.1", "-P", &self.primary_port.to_string(), "-u", "root", "-e"]);
+        let dropped = client
+            .arg(format!("DROP DATABASE IF EXISTS {0}; REVOKE SELECT ON {0}.* FROM pinion@'127.0.0.1'", self.name))
+            .status();
+        if !dropped.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            eprintln!("{}: can't be removed from MariaDB: {dropped:?}", self.name);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! MariaDB as the source: the way that PostgreSQL's jobs go.
+
+use anyhow::Result;
+use pinion_tests::{MariadbShop, Namespace, PrivateMariadb, Setup, eventually};
+use serde_json::{Value, json};
+
+use crate::shop::{TIMEOUT, applied, compare_mariadb, dead_letters, document, send, settled};
+
+#[tokio::test]
+async fn jobs_of_all_kinds_become_documents() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MariadbShop::new(&namespace, 300).await?;
+    let setup = Setup::mariadb(&namespace, &shop)?;
+    let pinion = applied(&namespace, &setup).await?;
+    let checked = pinion.command(&["check"]).await?;
+    assert_eq!((checked.code, checked.stdout.trim()), (0, "3 jobs checked: nothing to complain about"), "{checked:?}");
+    let worker = pinion.work(&[]).await?;
+    for job in ["orders", "customers", "merchants"] {
+        pinion.command(&["enqueue", job, "--all"]).await?.ok()?;
+    }
+    for (job, rows) in [("orders", 300), ("customers", 1000), ("merchants", 500)] {
+        settled(&worker, job, "indexed", rows).await?;
+        assert_eq!(compare_mariadb(&namespace, &setup, &shop, job).await?, usize::try_from(rows)?);
+    }
+    shop.execute("DELETE FROM order_items WHERE order_id = 7; DELETE FROM deliveries WHERE order_id = 7; DELETE FROM orders WHERE id = 7; \
+                  UPDATE orders SET status = 'cancelled' WHERE id = 8")
+        .await?;
+    send(&namespace, "orders", [7, 8]).await?;
+    document(&namespace, "orders", 7, Value::clone, None).await?;
+    document(&namespace, "orders", 8, |order| order["status"].clone(), Some(json!("cancelled"))).await?;
+    assert_eq!(compare_mariadb(&namespace, &setup, &shop, "orders").await?, 299);
+    let explained = pinion.command(&["explain", "orders", "8", "--json"]).await?.json()?;
+    assert_eq!(explained["equal"], true, "{explained}");
+    let status = pinion.command(&["status", "--json"]).await?.json()?;
+    let replica = &status["sources"][0]["replicas"][0];
+    assert_eq!(replica["unit"], "transactions", "{status}");
+    assert!(replica["behind"]["known"].is_u64(), "{status}");
+    assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    assert_eq!(worker.terminate().await?, 0);
+    drop(shop);
+    namespace.finish().await
+}
+
+/// A late replica is waited for; nothing is read from the primary.
+#[tokio::test]
+async fn a_late_replica_is_waited_for() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let servers = PrivateMariadb::start().await?;
+    let shop = MariadbShop::on(&namespace, &servers, 20).await?;
+    let setup = Setup { replica_lag_ms_max: 200, ..Setup::mariadb(&namespace, &shop)? };
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    servers.stop_applying().await?;
+    shop.execute("UPDATE orders SET status = 'cancelled' WHERE id = 3").await?;
+    send(&namespace, "orders", [3]).await?;
+    eventually("the job to wait for the replica", TIMEOUT, async || {
+        let (_, page) = worker.admin("/readyz").await?;
+        Ok(page.contains("transactions behind the primary").then_some(()))
+    })
+    .await?;
+    assert_eq!(namespace.elastic().get(&namespace.index("orders"), "3").await?, None);
+    servers.apply_again().await?;
+    document(&namespace, "orders", 3, |order| order["status"].clone(), Some(json!("cancelled"))).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    drop(shop);
+    namespace.finish().await
+}
+
+/// Columns of every type, as the query gives them.
+const TYPES: &str = "
+CREATE TABLE kinds (
+    id bigint PRIMARY KEY, tiny tinyint, flag tinyint(1), whole int unsigned, big bigint unsigned, year_of year,
+    bits bit(10), price decimal(20, 5), padded decimal(8, 2) zerofill, ratio float, exact double,
+    name varchar(50) CHARACTER SET latin1, note text, kind enum('a', 'b'), kinds set('x', 'y', 'z'),
+    raw varbinary(20), file blob, day date, moment datetime(6), at timestamp(3) NULL, span time(6),
+    extra json, tags longtext, nothing int, unique_id uuid, address inet6, zero datetime
+);
+SET SESSION sql_mode = '';
+INSERT INTO kinds VALUES (1, -128, 1, 4294967295, 18446744073709551615, 2024, b'1000000001', -1234567.50000, 12.3, 0.1, 1e300,
+    'caffè', 'a \"quote\"\\n', 'b', 'x,z', x'00ff', 'bytes', '2024-02-29', '2024-02-29 23:59:59.123456', '2024-02-29 12:00:00.5',
+    '-838:59:59', '{\"a\": [1, 2]}', '[\"u\", \"v\"]', NULL, '6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11', '::1', '0000-00-00');
+";
+
+#[tokio::test]
+async fn values_of_every_type_become_json() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MariadbShop::new(&namespace, 1).await?;
+    let setup = Setup { worker: String::new(), ..Setup::mariadb(&namespace, &shop)? };
+    for statement in
+        TYPES.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect::<Vec<_>>().chunks(3)
+    {
+        shop.execute(&statement.join(";\n")).await?;
+    }
+    let mapping = json!({"mappings": {"dynamic": true, "properties": {
+        "flag": {"type": "boolean"}, "big": {"type": "keyword"}, "exact": {"type": "double"}, "extra": {"type": "object"}, "tags": {"type": "object", "enabled": false}
+    }}});
+    let toml = "index = \"kinds\"\nsource = \"shop\"\nkey = \"bigint\"\n";
+    let query = "SELECT k.id AS _id, k.* FROM kinds k WHERE k.id IN (:ids)";
+    setup.write_job(&namespace, "kinds", toml, query, &mapping.to_string())?;
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "kinds"]).await?;
+    send(&namespace, "kinds", [1]).await?;
+    settled(&worker, "kinds", "indexed", 1).await?;
+    let found = namespace.elastic().get(&namespace.index("kinds"), "1").await?.map(|found| found["_source"].clone());
+    let expected = json!({
+        "id": 1, "tiny": -128, "flag": true, "whole": 4_294_967_295_u32, "big": u64::MAX, "year_of": 2024, "bits": 513,
+        "price": -1_234_567.5, "padded": 12.3, "ratio": 0.1, "exact": 1e300, "name": "caffè", "note": "a \"quote\"\n",
+        "kind": "b", "kinds": "x,z", "raw": "AP8=", "file": "Ynl0ZXM=", "day": "2024-02-29",
+        "moment": "2024-02-29T23:59:59.123456", "at": "2024-02-29T12:00:00.500Z", "span": "-838:59:59.000",
+        "extra": {"a": [1, 2]}, "tags": ["u", "v"], "nothing": null, "unique_id": "6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11",
+        "address": "::1", "zero": null
+    });
+    assert_eq!(found, Some(expected));
+    assert_eq!(worker.terminate().await?, 0);
+    drop(shop);
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn a_first_job_is_written_for_a_table() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MariadbShop::new(&namespace, 5).await?;
+    let setup = Setup::mariadb(&namespace, &shop)?;
+    std::fs::remove_dir_all(&setup.jobs)?;
+    std::fs::create_dir_all(&setup.jobs)?;
+    let pinion = setup.write(&namespace)?;
+    let table = format!("{}.orders", namespace.name());
+    pinion.command(&["init", "--table", &table]).await?.ok()?;
+    let checked = pinion.command(&["check"]).await?.stdout;
+    assert!(!checked.contains("jobs/orders"), "{checked}");
+    let (primary, replica) = (shop.primary_url().replace("mysql://", "mariadb://"), shop.replica_url());
+    let folder = namespace.folder().join("new");
+    let dir = folder.to_string_lossy();
+    let asked = pinion.command(&["init", "--dir", &dir, "--source", &primary]).await?;
+    assert!(asked.stderr.contains("--replica: at least one is needed"), "{asked:?}");
+    let listed =
+        pinion.command(&["init", "--dir", &dir, "--source", &primary, "--replica", &replica]).await?.ok()?.stdout;
+    assert!(listed.contains(&table), "{listed}");
+    drop(shop);
+    namespace.finish().await
+}
+
+/// What PostgreSQL would take and MariaDB reads otherwise, or does not know, is told with its line.
+#[tokio::test]
+async fn a_wrong_definition_is_told() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MariadbShop::new(&namespace, 5).await?;
+    let setup = Setup::mariadb(&namespace, &shop)?;
+    let pinion = setup.write(&namespace)?;
+    let file = setup.jobs.join("orders/document.sql");
+    let good = std::fs::read_to_string(&file)?;
+    for (wrong, expected) in [
+        (good.replace("o.currency", "o.currrency"), "orders/document.sql: Unknown column 'o.currrency'"),
+        (good.replace("FROM orders o", "FROM order o"), "orders/document.sql:24: You have an error"),
+        (
+            good.replace("o.status,", "'it\\'' AS status,"),
+            "document.sql:4: MariaDB and MySQL read this otherwise: a backslash",
+        ),
+        (good.replace("o.id AS _id", "o.status AS _id"), "_id is of type"),
+    ] {
+        std::fs::write(&file, wrong)?;
+        let checked = pinion.command(&["check"]).await?;
+        assert_eq!(checked.code, 1, "{checked:?}");
+        assert!(checked.stdout.contains(expected), "{expected}: {}", checked.stdout);
+    }
+    drop(shop);
+    namespace.finish().await
+}
