@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::eventually;
+use crate::mariadb::MariadbShop;
 use crate::namespace::Namespace;
 use crate::script::{run_async, script, top};
 use crate::setup::Setup;
@@ -17,48 +18,102 @@ pub struct Feed {
     name: String,
     connect: String,
     broker: String,
-    superuser: String,
+    /// What its topics' names have between the prefix and the table: PostgreSQL's schema, MariaDB's database.
+    schema: String,
+    database: Database,
+}
+
+/// Where the connector reads the log.
+enum Database {
+    /// With a superuser's address.
+    Postgres(String),
+    Mariadb,
 }
 
 impl Feed {
     /// Starts Kafka and Connect where they don't run, and the connector; returns when it follows the database's log. What was
     /// changed before is not in the feed.
     pub async fn start(namespace: &Namespace) -> Result<Self> {
-        stack().await?;
-        let mut servers = script("all.sh", &[]);
-        servers.args(["start", "kafka", "connect"]);
-        run_async(servers).await?;
-        let feed = Self {
-            name: namespace.name().to_owned(),
-            connect: format!("http://127.0.0.1:{}", port("CONNECT_PORT", 18083)?),
-            broker: format!("127.0.0.1:{}", port("BROKER_PORT", 19092)?),
-            superuser: namespace.superuser_url(),
-        };
-        let kit = std::fs::read_to_string(top().join("deploy/debezium/postgres.json"))?;
-        let mut config: Value = serde_json::from_str(&kit)?;
-        for (key, value) in [
-            ("database.port", port("PG_PORT", 15432)?.to_string().as_str()),
-            ("database.user", "postgres"),
-            ("database.dbname", &feed.name),
-            ("topic.prefix", &feed.name),
-            ("slot.name", &feed.name),
-            ("publication.name", &feed.name),
-            ("publication.autocreate.mode", "all_tables"),
-        ] {
-            config[key] = json!(value);
-        }
-        let path = format!("{}/config", feed.name);
-        feed.request(reqwest::Method::PUT, &path, Some(config)).await?;
-        eventually("the connector to run", TIMEOUT, async || {
-            let status = feed.request(reqwest::Method::GET, &format!("{}/status", feed.name), None).await?;
-            let states = [&status["connector"]["state"], &status["tasks"][0]["state"]];
-            ensure!(states == ["RUNNING", "RUNNING"], "{status}");
+        let feed = Self::new(namespace, "public", Database::Postgres(namespace.superuser_url())).await?;
+        let settings = [
+            ("database.port", port("PG_PORT", 15432)?.to_string()),
+            ("database.user", "postgres".to_owned()),
+            ("database.dbname", feed.name.clone()),
+            ("slot.name", feed.name.clone()),
+            ("publication.name", feed.name.clone()),
+            ("publication.autocreate.mode", "all_tables".to_owned()),
+        ];
+        feed.connect("postgres.json", &settings).await?;
+        eventually("the connector to follow", TIMEOUT, async || {
             let follows = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND active";
             let count: i64 = sqlx::query_scalar(follows).bind(&feed.name).fetch_one(namespace.superuser()).await?;
             Ok((count == 1).then_some(()))
         })
         .await?;
         Ok(feed)
+    }
+
+    /// The same for a shop on MariaDB.
+    pub async fn start_mariadb(namespace: &Namespace, shop: &MariadbShop) -> Result<Self> {
+        let feed = Self::new(namespace, namespace.name(), Database::Mariadb).await?;
+        // A user of its own: the server's list of threads then tells when it follows.
+        shop.execute(&format!(
+            "CREATE USER {0}@'127.0.0.1'; GRANT SELECT, RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT, LOCK TABLES \
+             ON *.* TO {0}@'127.0.0.1'",
+            feed.name
+        ))
+        .await?;
+        let settings = [
+            ("database.port", shop.primary_port().to_string()),
+            ("database.user", feed.name.clone()),
+            ("database.password", String::new()),
+            ("database.server.id", (6000 + std::process::id() % 1_000_000).to_string()),
+            ("database.include.list", feed.name.clone()),
+            ("schema.history.internal.kafka.bootstrap.servers", feed.broker.clone()),
+            ("schema.history.internal.kafka.topic", format!("schema-history.{}", feed.name)),
+        ];
+        feed.connect("mariadb.json", &settings).await?;
+        eventually("the connector to follow", TIMEOUT, async || {
+            let threads = format!(
+                "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND COMMAND LIKE 'Binlog Dump%'",
+                feed.name
+            );
+            Ok((shop.texts(&threads).await? == ["1"]).then_some(()))
+        })
+        .await?;
+        Ok(feed)
+    }
+
+    async fn new(namespace: &Namespace, schema: &str, database: Database) -> Result<Self> {
+        stack().await?;
+        let mut servers = script("all.sh", &[]);
+        servers.args(["start", "kafka", "connect"]);
+        run_async(servers).await?;
+        Ok(Self {
+            name: namespace.name().to_owned(),
+            connect: format!("http://127.0.0.1:{}", port("CONNECT_PORT", 18083)?),
+            broker: format!("127.0.0.1:{}", port("BROKER_PORT", 19092)?),
+            schema: schema.to_owned(),
+            database,
+        })
+    }
+
+    /// Makes the connector as the kit has it, with some settings of its own; returns when it runs.
+    async fn connect(&self, kit: &str, settings: &[(&str, String)]) -> Result<()> {
+        let kit = std::fs::read_to_string(top().join("deploy/debezium").join(kit))?;
+        let mut config: Value = serde_json::from_str(&kit)?;
+        config["topic.prefix"] = json!(self.name);
+        for (key, value) in settings {
+            config[*key] = json!(value);
+        }
+        self.request(reqwest::Method::PUT, &format!("{}/config", self.name), Some(config)).await?;
+        eventually("the connector to run", TIMEOUT, async || {
+            let status = self.request(reqwest::Method::GET, &format!("{}/status", self.name), None).await?;
+            let states = [&status["connector"]["state"], &status["tasks"][0]["state"]];
+            ensure!(states == ["RUNNING", "RUNNING"], "{status}");
+            Ok(Some(()))
+        })
+        .await
     }
 
     /// The setup with this feed configured.
@@ -69,7 +124,7 @@ impl Feed {
                 "[kafka]\nbrokers = [{:?}]\ngroup = {:?}\ntopics = [{:?}]\n",
                 self.broker,
                 self.name,
-                format!("{}.public.*", self.name)
+                format!("{}.{}.*", self.name, self.schema)
             ),
             ..setup
         }
@@ -82,7 +137,7 @@ impl Feed {
 
     /// The topic of a table.
     pub fn topic(&self, table: &str) -> String {
-        format!("{}.public.{table}", self.name)
+        format!("{}.{}.{table}", self.name, self.schema)
     }
 
     async fn request(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Result<Value> {
@@ -100,7 +155,8 @@ impl Feed {
     async fn remove(&self) -> Result<()> {
         use sqlx::Connection as _;
         self.request(reqwest::Method::DELETE, &self.name, None).await?;
-        let mut database = sqlx::PgConnection::connect(&self.superuser).await?;
+        let Database::Postgres(superuser) = &self.database else { return Ok(()) };
+        let mut database = sqlx::PgConnection::connect(superuser).await?;
         eventually("the slot to be dropped", TIMEOUT, async || {
             let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
             sqlx::query(drop).bind(&self.name).execute(&mut database).await?;

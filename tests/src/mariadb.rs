@@ -87,6 +87,10 @@ impl MariadbShop {
         format!("mysql://pinion:pinion@127.0.0.1:{}/{}", self.replica_port, self.name)
     }
 
+    pub(crate) fn primary_port(&self) -> u16 {
+        self.primary_port
+    }
+
     /// Connections to the primary, as root.
     pub fn root(&self) -> &MySqlPool {
         &self.pool
@@ -162,7 +166,10 @@ impl Drop for MariadbShop {
         let mut client = Command::new("mariadb");
         client.args(["-h", "127.0.0.1", "-P", &self.primary_port.to_string(), "-u", "root", "-e"]);
         let dropped = client
-            .arg(format!("DROP DATABASE IF EXISTS {0}; REVOKE SELECT ON {0}.* FROM pinion@'127.0.0.1'", self.name))
+            .arg(format!(
+                "DROP DATABASE IF EXISTS {0}; REVOKE SELECT ON {0}.* FROM pinion@'127.0.0.1'; DROP USER IF EXISTS {0}@'127.0.0.1'",
+                self.name
+            ))
             .status();
         if !dropped.as_ref().is_ok_and(std::process::ExitStatus::success) {
             eprintln!("{}: can't be removed from MariaDB: {dropped:?}", self.name);

@@ -1,10 +1,10 @@
 //! MariaDB as the source: the way that PostgreSQL's jobs go.
 
-use anyhow::Result;
-use pinion_tests::{MariadbShop, Namespace, PrivateMariadb, Setup, eventually};
+use anyhow::{Result, ensure};
+use pinion_tests::{Feed, MariadbShop, Namespace, PrivateMariadb, Setup, eventually};
 use serde_json::{Value, json};
 
-use crate::shop::{TIMEOUT, applied, compare_mariadb, dead_letters, document, send, settled};
+use crate::shop::{TIMEOUT, applied, compare_mariadb, dead_letters, document, patience, send, settled};
 
 #[tokio::test]
 async fn jobs_of_all_kinds_become_documents() -> Result<()> {
@@ -162,6 +162,62 @@ async fn a_wrong_definition_is_told() -> Result<()> {
         assert_eq!(checked.code, 1, "{checked:?}");
         assert!(checked.stdout.contains(expected), "{expected}: {}", checked.stdout);
     }
+    drop(shop);
+    namespace.finish().await
+}
+
+/// Waits until every document of a job is what its query gives.
+async fn equal(namespace: &Namespace, setup: &Setup, shop: &MariadbShop, job: &str, rows: usize) -> Result<()> {
+    eventually(&format!("the documents of {job} to be equal"), patience(u32::try_from(rows)?), async || {
+        let compared = compare_mariadb(namespace, setup, shop, job).await?;
+        ensure!(compared == rows, "{compared} documents are equal");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn documents_follow_rows_by_the_change_feed() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MariadbShop::new(&namespace, 100).await?;
+    let feed = Feed::start_mariadb(&namespace, &shop).await?;
+    let setup = feed.configure(Setup::mariadb(&namespace, &shop)?);
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&[]).await?;
+    for (table, column) in [("orders", "total"), ("customers", "created_at"), ("merchants", "category")] {
+        let changed = if table == "merchants" { "concat(category, 's')" } else { "created_at + interval 1 second" };
+        let changed = if table == "orders" { "total + 1" } else { changed };
+        shop.execute(&format!("UPDATE {table} SET {column} = {changed}")).await?;
+    }
+    for (job, rows) in [("orders", 100), ("customers", 1000), ("merchants", 500)] {
+        equal(&namespace, &setup, &shop, job, rows).await?;
+    }
+    shop.execute("UPDATE order_items SET order_id = 8 WHERE order_id = 9").await?;
+    shop.execute("UPDATE customers c JOIN orders o ON o.customer_id = c.id SET c.name = 'Renamed' WHERE o.id = 1")
+        .await?;
+    shop.execute(
+        "START TRANSACTION; DELETE FROM order_items WHERE order_id = 10; DELETE FROM deliveries WHERE order_id = 10; \
+         DELETE FROM orders WHERE id = 10; COMMIT",
+    )
+    .await?;
+    document(&namespace, "orders", 10, Value::clone, None).await?;
+    document(&namespace, "orders", 1, |order| order["customer"]["name"].clone(), Some(json!("Renamed"))).await?;
+    equal(&namespace, &setup, &shop, "orders", 99).await?;
+    equal(&namespace, &setup, &shop, "customers", 1000).await?;
+    shop.execute("TRUNCATE deliveries").await?;
+    equal(&namespace, &setup, &shop, "orders", 99).await?;
+    let metrics = worker.metrics().await?;
+    let table = format!("{}.deliveries", namespace.name());
+    let truncates = metrics.sum("pinion_feed_events_total", &[("table", &table), ("operation", "truncate")]);
+    assert_eq!(truncates, 1.0);
+    pinion.command(&["check"]).await?.ok()?;
+    shop.execute("ALTER TABLE deliveries DROP FOREIGN KEY deliveries_ibfk_1, ADD CONSTRAINT gone FOREIGN KEY (order_id) REFERENCES orders (id) ON DELETE CASCADE")
+        .await?;
+    let checked = pinion.command(&["check"]).await?;
+    assert!(checked.code == 1 && checked.stdout.contains("the foreign key gone of "), "{checked:?}");
+    assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
+    assert_eq!(worker.terminate().await?, 0);
+    drop(feed);
     drop(shop);
     namespace.finish().await
 }

@@ -11,9 +11,9 @@ use sqlx::{
 use super::fields::{self, ColumnSeen};
 use super::{Context, Place, jobs_of, place};
 use crate::config::{self, SourceKind};
-use crate::mysql::Mysql;
 use crate::mysql::fault::refused;
 use crate::mysql::statement::Statement;
+use crate::mysql::{Mysql, quoted};
 use crate::ports::Database as _;
 
 /// How long a connection may take.
@@ -312,12 +312,46 @@ impl Table {
              WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_KEY = 'PRI'",
         );
         let keys = keys.bind(schema).bind(name).fetch_one(&mut *connection).await?;
-        let cascade = sqlx::query_scalar(
-            "SELECT CAST(CONSTRAINT_NAME AS CHAR) FROM information_schema.REFERENTIAL_CONSTRAINTS \
-             WHERE CONSTRAINT_SCHEMA = ? AND TABLE_NAME = ? AND NOT (DELETE_RULE IN ('RESTRICT', 'NO ACTION') \
-             AND UPDATE_RULE IN ('RESTRICT', 'NO ACTION'))",
-        );
-        let cascade = cascade.bind(schema).bind(name).fetch_optional(connection).await?;
+        if columns.is_empty() {
+            return Ok(Self { columns, keys: 0, cascade: None });
+        }
+        // The catalog's own table of foreign keys is hidden from a user who may only read.
+        let shown = AssertSqlSafe(format!("SHOW CREATE TABLE {}.{}", quoted(schema), quoted(name)));
+        let (_, definition): (String, String) = sqlx::query_as(shown).fetch_one(connection).await?;
+        let cascade = cascade(&definition);
         Ok(Self { columns, keys: usize::try_from(keys).unwrap_or_default(), cascade })
+    }
+}
+
+/// The name of a foreign key in a table's definition that changes rows by itself.
+fn cascade(definition: &str) -> Option<String> {
+    const ACTIONS: [&str; 3] = ["CASCADE", "SET NULL", "SET DEFAULT"];
+    let changes = |line: &str| {
+        let acts = |event: &str| ACTIONS.iter().any(|action| line.contains(&format!(" ON {event} {action}")));
+        acts("DELETE") || acts("UPDATE")
+    };
+    let line = definition.lines().find(|line| line.contains("FOREIGN KEY") && changes(line))?;
+    line.trim().strip_prefix("CONSTRAINT `")?.split('`').next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cascade;
+
+    #[test]
+    fn foreign_keys_that_act_are_found() {
+        let table = |end: &str| {
+            format!(
+                "CREATE TABLE `a` (\n  `b` int,\n  CONSTRAINT `k` FOREIGN KEY (`b`) REFERENCES `c` (`d`){end}\n) ENGINE=InnoDB"
+            )
+        };
+        for (end, expected) in [
+            ("", None),
+            (" ON DELETE NO ACTION", None),
+            (" ON DELETE CASCADE", Some("k")),
+            (" ON UPDATE SET NULL", Some("k")),
+        ] {
+            assert_eq!(cascade(&table(end)).as_deref(), expected, "{end}");
+        }
     }
 }
