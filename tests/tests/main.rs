@@ -12,7 +12,7 @@ mod feed;
 mod harness;
 mod init;
 mod main_job;
-mod mariadb;
+mod mysql;
 mod operators;
 mod outages;
 mod postgres_types;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pinion_tests::{MariadbShop, Namespace, Pinion, Setup, Worker, eventually};
+use pinion_tests::{MysqlShop, Namespace, Pinion, Setup, Worker, eventually};
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -98,13 +98,8 @@ pub(crate) async fn compare_all(namespace: &Namespace, setup: &Setup, job: &str,
     compare_with(namespace, job, &expected).await
 }
 
-/// The same on MariaDB, whose `JSON_OBJECT` makes the expected documents.
-pub(crate) async fn compare_mariadb(
-    namespace: &Namespace,
-    setup: &Setup,
-    shop: &MariadbShop,
-    job: &str,
-) -> Result<usize> {
+/// The same on MariaDB and MySQL, whose `JSON_OBJECT` makes the expected documents.
+pub(crate) async fn compare_mysql(namespace: &Namespace, setup: &Setup, shop: &MysqlShop, job: &str) -> Result<usize> {
     let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
     let sql = sql.trim().replace(":ids", &format!("SELECT id FROM {job}"));
     let columns = shop.columns(&sql).await?;

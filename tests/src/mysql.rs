@@ -13,32 +13,47 @@ use crate::script::{free_port, run_async, script, top};
 use crate::stack::{port, stack};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+const MYSQL: &str = "mysql";
 
-/// The example shop on MariaDB: a database of the namespace's name on the shared primary and its replica. Removed when it is
+async fn start(service: &str) -> Result<()> {
+    stack().await?;
+    let mut servers = script("all.sh", &[]);
+    servers.args(["start", service]);
+    run_async(servers).await
+}
+
+/// The example shop on MariaDB or MySQL: a database of the namespace's name on the shared primary and its replica. Removed when it is
 /// dropped.
-pub struct MariadbShop {
+pub struct MysqlShop {
     name: String,
     primary_port: u16,
     replica_port: u16,
+    kind: &'static str,
     pool: MySqlPool,
 }
 
-impl MariadbShop {
+impl MysqlShop {
     /// Starts MariaDB where it does not run, and fills a shop of that many orders, which both servers show.
-    pub async fn new(namespace: &Namespace, orders: u32) -> Result<Self> {
-        stack().await?;
-        let mut servers = script("all.sh", &[]);
-        servers.args(["start", "mariadb"]);
-        run_async(servers).await?;
-        Self::fill_on(namespace, port("MARIADB_PORT", 13306)?, port("MARIADB_REPLICA_PORT", 13307)?, orders).await
+    pub async fn mariadb(namespace: &Namespace, orders: u32) -> Result<Self> {
+        start(MARIADB).await?;
+        let ports = (port("MARIADB_PORT", 13306)?, port("MARIADB_REPLICA_PORT", 13307)?);
+        Self::fill_on(namespace, MARIADB, ports, orders).await
+    }
+
+    /// The same with MySQL.
+    pub async fn mysql(namespace: &Namespace, orders: u32) -> Result<Self> {
+        start(MYSQL).await?;
+        let ports = (port("MYSQL_PORT", 13308)?, port("MYSQL_REPLICA_PORT", 13309)?);
+        Self::fill_on(namespace, MYSQL, ports, orders).await
     }
 
     /// The same on servers of the test's own.
     pub async fn on(namespace: &Namespace, servers: &PrivateMariadb, orders: u32) -> Result<Self> {
-        Self::fill_on(namespace, servers.port, servers.port + 1, orders).await
+        Self::fill_on(namespace, MARIADB, (servers.port, servers.port + 1), orders).await
     }
 
-    async fn fill_on(namespace: &Namespace, primary_port: u16, replica_port: u16, orders: u32) -> Result<Self> {
+    async fn fill_on(namespace: &Namespace, kind: &'static str, ports: (u16, u16), orders: u32) -> Result<Self> {
+        let (primary_port, replica_port) = ports;
         let name = namespace.name().to_owned();
         let root = |database: &str| format!("mysql://root@127.0.0.1:{primary_port}/{database}");
         let server = MySqlPoolOptions::new().max_connections(1).connect(&root("")).await.context("MariaDB")?;
@@ -55,7 +70,7 @@ impl MariadbShop {
         }
         server.close().await;
         let pool = MySqlPoolOptions::new().max_connections(4).connect_lazy(&root(&name))?;
-        let shop = Self { name, primary_port, replica_port, pool };
+        let shop = Self { name, primary_port, replica_port, kind, pool };
         shop.fill(orders).await?;
         shop.replica_caught_up().await?;
         Ok(shop)
@@ -87,6 +102,11 @@ impl MariadbShop {
         format!("mysql://pinion:pinion@127.0.0.1:{}/{}", self.replica_port, self.name)
     }
 
+    /// `mariadb` or `mysql`.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     pub(crate) fn primary_port(&self) -> u16 {
         self.primary_port
     }
@@ -116,11 +136,17 @@ impl MariadbShop {
 
     /// Waits until the replica shows everything committed so far.
     pub async fn replica_caught_up(&self) -> Result<()> {
-        let position: String = sqlx::query_scalar("SELECT @@global.gtid_binlog_pos").fetch_one(&self.pool).await?;
+        let (position, wait) = match self.kind {
+            MYSQL => ("CAST(@@global.gtid_executed AS CHAR)", "WAIT_FOR_EXECUTED_GTID_SET(?, 5) = 0"),
+            _ => ("@@global.gtid_binlog_pos", "MASTER_GTID_WAIT(?, 5) >= 0"),
+        };
+        let position: String =
+            sqlx::query_scalar(AssertSqlSafe(format!("SELECT {position}"))).fetch_one(&self.pool).await?;
+        let wait = format!("SELECT CAST({wait} AS SIGNED)");
         let replica = MySqlPool::connect(&format!("mysql://root@127.0.0.1:{}/", self.replica_port)).await?;
-        eventually("the replica of MariaDB to catch up", TIMEOUT, async || {
-            let waited = sqlx::query_scalar::<_, i64>("SELECT MASTER_GTID_WAIT(?, 5)").bind(&position);
-            Ok((waited.fetch_one(&replica).await? >= 0).then_some(()))
+        eventually("the replica to catch up", TIMEOUT, async || {
+            let waited = sqlx::query_scalar::<_, i64>(AssertSqlSafe(wait.clone())).bind(&position);
+            Ok((waited.fetch_one(&replica).await? == 1).then_some(()))
         })
         .await
     }
@@ -161,7 +187,7 @@ impl PrivateMariadb {
     }
 }
 
-impl Drop for MariadbShop {
+impl Drop for MysqlShop {
     fn drop(&mut self) {
         let mut client = Command::new("mariadb");
         client.args(["-h", "127.0.0.1", "-P", &self.primary_port.to_string(), "-u", "root", "-e"]);

@@ -1,16 +1,27 @@
-//! MariaDB as the source: the way that PostgreSQL's jobs go.
+//! MariaDB and MySQL as the source: the way that PostgreSQL's jobs go.
 
 use anyhow::{Result, ensure};
-use pinion_tests::{Feed, MariadbShop, Namespace, PrivateMariadb, Setup, eventually};
+use pinion_tests::{Feed, MysqlShop, Namespace, PrivateMariadb, Setup, eventually};
 use serde_json::{Value, json};
 
-use crate::shop::{TIMEOUT, applied, compare_mariadb, dead_letters, document, patience, send, settled};
+use crate::shop::{TIMEOUT, applied, compare_mysql, dead_letters, document, patience, send, settled};
 
 #[tokio::test]
-async fn jobs_of_all_kinds_become_documents() -> Result<()> {
+async fn jobs_become_documents_on_mariadb() -> Result<()> {
     let namespace = Namespace::empty().await?;
-    let shop = MariadbShop::new(&namespace, 300).await?;
-    let setup = Setup::mariadb(&namespace, &shop)?;
+    let shop = MysqlShop::mariadb(&namespace, 300).await?;
+    jobs_become_documents(namespace, shop).await
+}
+
+#[tokio::test]
+async fn jobs_become_documents_on_mysql() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MysqlShop::mysql(&namespace, 300).await?;
+    jobs_become_documents(namespace, shop).await
+}
+
+async fn jobs_become_documents(namespace: Namespace, shop: MysqlShop) -> Result<()> {
+    let setup = Setup::mysql(&namespace, &shop)?;
     let pinion = applied(&namespace, &setup).await?;
     let checked = pinion.command(&["check"]).await?;
     assert_eq!((checked.code, checked.stdout.trim()), (0, "3 jobs checked: nothing to complain about"), "{checked:?}");
@@ -20,7 +31,7 @@ async fn jobs_of_all_kinds_become_documents() -> Result<()> {
     }
     for (job, rows) in [("orders", 300), ("customers", 1000), ("merchants", 500)] {
         settled(&worker, job, "indexed", rows).await?;
-        assert_eq!(compare_mariadb(&namespace, &setup, &shop, job).await?, usize::try_from(rows)?);
+        assert_eq!(compare_mysql(&namespace, &setup, &shop, job).await?, usize::try_from(rows)?);
     }
     shop.execute("DELETE FROM order_items WHERE order_id = 7; DELETE FROM deliveries WHERE order_id = 7; DELETE FROM orders WHERE id = 7; \
                   UPDATE orders SET status = 'cancelled' WHERE id = 8")
@@ -28,7 +39,7 @@ async fn jobs_of_all_kinds_become_documents() -> Result<()> {
     send(&namespace, "orders", [7, 8]).await?;
     document(&namespace, "orders", 7, Value::clone, None).await?;
     document(&namespace, "orders", 8, |order| order["status"].clone(), Some(json!("cancelled"))).await?;
-    assert_eq!(compare_mariadb(&namespace, &setup, &shop, "orders").await?, 299);
+    assert_eq!(compare_mysql(&namespace, &setup, &shop, "orders").await?, 299);
     let explained = pinion.command(&["explain", "orders", "8", "--json"]).await?.json()?;
     assert_eq!(explained["equal"], true, "{explained}");
     let status = pinion.command(&["status", "--json"]).await?.json()?;
@@ -46,8 +57,8 @@ async fn jobs_of_all_kinds_become_documents() -> Result<()> {
 async fn a_late_replica_is_waited_for() -> Result<()> {
     let namespace = Namespace::empty().await?;
     let servers = PrivateMariadb::start().await?;
-    let shop = MariadbShop::on(&namespace, &servers, 20).await?;
-    let setup = Setup { replica_lag_ms_max: 200, ..Setup::mariadb(&namespace, &shop)? };
+    let shop = MysqlShop::on(&namespace, &servers, 20).await?;
+    let setup = Setup { replica_lag_ms_max: 200, ..Setup::mysql(&namespace, &shop)? };
     let pinion = applied(&namespace, &setup).await?;
     let worker = pinion.work(&["--jobs", "orders"]).await?;
     servers.stop_applying().await?;
@@ -84,8 +95,8 @@ INSERT INTO kinds VALUES (1, -128, 1, 4294967295, 18446744073709551615, 2024, b'
 #[tokio::test]
 async fn values_of_every_type_become_json() -> Result<()> {
     let namespace = Namespace::empty().await?;
-    let shop = MariadbShop::new(&namespace, 1).await?;
-    let setup = Setup { worker: String::new(), ..Setup::mariadb(&namespace, &shop)? };
+    let shop = MysqlShop::mariadb(&namespace, 1).await?;
+    let setup = Setup { worker: String::new(), ..Setup::mysql(&namespace, &shop)? };
     for statement in
         TYPES.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect::<Vec<_>>().chunks(3)
     {
@@ -118,8 +129,8 @@ async fn values_of_every_type_become_json() -> Result<()> {
 #[tokio::test]
 async fn a_first_job_is_written_for_a_table() -> Result<()> {
     let namespace = Namespace::empty().await?;
-    let shop = MariadbShop::new(&namespace, 5).await?;
-    let setup = Setup::mariadb(&namespace, &shop)?;
+    let shop = MysqlShop::mariadb(&namespace, 5).await?;
+    let setup = Setup::mysql(&namespace, &shop)?;
     std::fs::remove_dir_all(&setup.jobs)?;
     std::fs::create_dir_all(&setup.jobs)?;
     let pinion = setup.write(&namespace)?;
@@ -143,8 +154,8 @@ async fn a_first_job_is_written_for_a_table() -> Result<()> {
 #[tokio::test]
 async fn a_wrong_definition_is_told() -> Result<()> {
     let namespace = Namespace::empty().await?;
-    let shop = MariadbShop::new(&namespace, 5).await?;
-    let setup = Setup::mariadb(&namespace, &shop)?;
+    let shop = MysqlShop::mariadb(&namespace, 5).await?;
+    let setup = Setup::mysql(&namespace, &shop)?;
     let pinion = setup.write(&namespace)?;
     let file = setup.jobs.join("orders/document.sql");
     let good = std::fs::read_to_string(&file)?;
@@ -167,9 +178,9 @@ async fn a_wrong_definition_is_told() -> Result<()> {
 }
 
 /// Waits until every document of a job is what its query gives.
-async fn equal(namespace: &Namespace, setup: &Setup, shop: &MariadbShop, job: &str, rows: usize) -> Result<()> {
+async fn equal(namespace: &Namespace, setup: &Setup, shop: &MysqlShop, job: &str, rows: usize) -> Result<()> {
     eventually(&format!("the documents of {job} to be equal"), patience(u32::try_from(rows)?), async || {
-        let compared = compare_mariadb(namespace, setup, shop, job).await?;
+        let compared = compare_mysql(namespace, setup, shop, job).await?;
         ensure!(compared == rows, "{compared} documents are equal");
         Ok(Some(()))
     })
@@ -179,9 +190,9 @@ async fn equal(namespace: &Namespace, setup: &Setup, shop: &MariadbShop, job: &s
 #[tokio::test]
 async fn documents_follow_rows_by_the_change_feed() -> Result<()> {
     let namespace = Namespace::empty().await?;
-    let shop = MariadbShop::new(&namespace, 100).await?;
+    let shop = MysqlShop::mariadb(&namespace, 100).await?;
     let feed = Feed::start_mariadb(&namespace, &shop).await?;
-    let setup = feed.configure(Setup::mariadb(&namespace, &shop)?);
+    let setup = feed.configure(Setup::mysql(&namespace, &shop)?);
     let pinion = applied(&namespace, &setup).await?;
     let worker = pinion.work(&[]).await?;
     for (table, column) in [("orders", "total"), ("customers", "created_at"), ("merchants", "category")] {
