@@ -27,7 +27,7 @@ pub struct Feed {
 enum Database {
     /// With a superuser's address.
     Postgres(String),
-    Mariadb,
+    Mysql,
 }
 
 impl Feed {
@@ -53,9 +53,9 @@ impl Feed {
         Ok(feed)
     }
 
-    /// The same for a shop on MariaDB.
-    pub async fn start_mariadb(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
-        let feed = Self::new(namespace, namespace.name(), Database::Mariadb).await?;
+    /// The same for a shop on MariaDB or MySQL.
+    pub async fn start_mysql(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
+        let feed = Self::new(namespace, namespace.name(), Database::Mysql).await?;
         // A user of its own: the server's list of threads then tells when it follows.
         shop.execute(&format!(
             "CREATE USER {0}@'127.0.0.1'; GRANT SELECT, RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT, LOCK TABLES \
@@ -72,7 +72,7 @@ impl Feed {
             ("schema.history.internal.kafka.bootstrap.servers", feed.broker.clone()),
             ("schema.history.internal.kafka.topic", format!("schema-history.{}", feed.name)),
         ];
-        feed.connect("mariadb.json", &settings).await?;
+        feed.connect(&format!("{}.json", shop.kind()), &settings).await?;
         eventually("the connector to follow", TIMEOUT, async || {
             let threads = format!(
                 "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND COMMAND LIKE 'Binlog Dump%'",
