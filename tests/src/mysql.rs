@@ -40,7 +40,7 @@ impl MysqlShop {
         Self::fill_on(namespace, MARIADB, ports, orders).await
     }
 
-    /// The same with MySQL.
+    /// The same with MySQL, which is there for x86_64 only.
     pub async fn mysql(namespace: &Namespace, orders: u32) -> Result<Self> {
         start(MYSQL).await?;
         let ports = (port("MYSQL_PORT", 13308)?, port("MYSQL_REPLICA_PORT", 13309)?);

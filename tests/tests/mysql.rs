@@ -13,6 +13,7 @@ async fn jobs_become_documents_on_mariadb() -> Result<()> {
     jobs_become_documents(namespace, shop).await
 }
 
+#[cfg(target_arch = "x86_64")]
 #[tokio::test]
 async fn jobs_become_documents_on_mysql() -> Result<()> {
     let namespace = Namespace::empty().await?;
@@ -99,6 +100,7 @@ async fn values_of_every_type_become_json_on_mariadb() -> Result<()> {
     values_become_json(namespace, shop, TYPES).await
 }
 
+#[cfg(target_arch = "x86_64")]
 #[tokio::test]
 async fn values_of_every_type_become_json_on_mysql() -> Result<()> {
     let namespace = Namespace::empty().await?;
@@ -202,6 +204,7 @@ async fn documents_follow_rows_on_mariadb() -> Result<()> {
     documents_follow_rows(namespace, shop).await
 }
 
+#[cfg(target_arch = "x86_64")]
 #[tokio::test]
 async fn documents_follow_rows_on_mysql() -> Result<()> {
     let namespace = Namespace::empty().await?;
@@ -248,6 +251,33 @@ async fn documents_follow_rows(namespace: Namespace, shop: MysqlShop) -> Result<
     assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
     assert_eq!(worker.terminate().await?, 0);
     drop(feed);
+    drop(shop);
+    namespace.finish().await
+}
+
+#[tokio::test]
+async fn wrong_servers_are_told() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MysqlShop::mariadb(&namespace, 5).await?;
+    let (primary, replica) = (shop.primary_url(), shop.replica_url());
+    let wrong_password = primary.replace("pinion:pinion", "pinion:wrong");
+    for (kind, primary, replica, expected) in [
+        ("mysql", &primary, &replica, "the primary is MariaDB"),
+        ("mariadb", &primary, &primary, "it is no replica: its gtid_slave_pos is empty"),
+        ("mariadb", &replica, &replica, "is read_only, as replicas are"),
+        ("mariadb", &wrong_password, &replica, "gives no connection: "),
+    ] {
+        let setup = Setup {
+            kind: kind.to_owned(),
+            primary: primary.clone(),
+            replicas: vec![replica.clone()],
+            ..Setup::mysql(&namespace, &shop)?
+        };
+        let checked = setup.write(&namespace)?.command(&["check"]).await?;
+        assert_eq!(checked.code, 1, "{checked:?}");
+        assert!(checked.stdout.contains(expected), "{expected}: {}", checked.stdout);
+        assert!(!checked.stdout.contains("wrong"), "a secret is shown: {}", checked.stdout);
+    }
     drop(shop);
     namespace.finish().await
 }

@@ -133,8 +133,8 @@ impl Generations {
         if state.earlier.contains(&position.identity) {
             return Err(self.refusal(&format!(
                 "the primary of the configuration is on {}, but generation {} is on {}: it was failed over from; \
-                 point `primary` to the present one",
-                position.identity, state.generation, state.identity
+                 point `primary` to the present one, or, if this is the present one again, `pinion apply --raise-generation {}`",
+                position.identity, state.generation, state.identity, self.source
             )));
         }
         Ok(state.raised(position))
