@@ -281,3 +281,51 @@ async fn wrong_servers_are_told() -> Result<()> {
     drop(shop);
     namespace.finish().await
 }
+
+/// Where the key's collation takes 'ABC' for 'abc', each is still the id of its own document.
+#[tokio::test]
+async fn keys_are_texts_and_uuids() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MysqlShop::mariadb(&namespace, 1).await?;
+    let setup = Setup::mysql(&namespace, &shop)?;
+    shop.execute(
+        "CREATE TABLE codes (code varchar(20) COLLATE utf8mb4_general_ci PRIMARY KEY, n int); \
+         INSERT INTO codes VALUES ('abc', 1), ('Ünï', 2), ('a''b', 3); \
+         CREATE TABLE things (id char(36) PRIMARY KEY, n int); \
+         INSERT INTO things VALUES ('6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11', 1); \
+         CREATE TABLE parts (id bigint PRIMARY KEY, n int); INSERT INTO parts VALUES (1, 1)",
+    )
+    .await?;
+    let mapping = json!({"mappings": {"dynamic": "strict", "properties": {"n": {"type": "long"}}}}).to_string();
+    for (job, key, column) in
+        [("codes", "text", "code"), ("things", "uuid", "id"), ("parts", "text", "CAST(id AS CHAR)")]
+    {
+        let toml = format!("index = \"x\"\nsource = \"shop\"\nkey = \"{key}\"\n");
+        let query = format!("SELECT {column} AS _id, n FROM {job} WHERE {column} IN (:ids)");
+        setup.write_job(&namespace, job, &toml, &query, &mapping)?;
+    }
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&["--jobs", "codes,things"]).await?;
+    pinion.command(&["enqueue", "codes", "--all"]).await?.ok()?;
+    pinion.command(&["enqueue", "codes", "ABC"]).await?.ok()?;
+    pinion.command(&["enqueue", "things", "--all"]).await?.ok()?;
+    settled(&worker, "codes", "indexed", 3).await?;
+    settled(&worker, "codes", "deleted", 1).await?;
+    settled(&worker, "things", "indexed", 1).await?;
+    let field = |document: &Value| document["n"].clone();
+    for (job, id, expected) in [
+        ("codes", "abc", Some(json!(1))),
+        ("codes", "Ünï", Some(json!(2))),
+        ("codes", "a'b", Some(json!(3))),
+        ("codes", "ABC", None),
+        ("things", "6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11", Some(json!(1))),
+    ] {
+        let found = namespace.elastic().get(&namespace.index(job), id).await?.map(|found| field(&found["_source"]));
+        assert_eq!(found, expected, "{job} {id}");
+    }
+    let refused = pinion.command(&["enqueue", "parts", "--all"]).await?;
+    assert!(refused.stderr.contains("_id is computed, not a table's column"), "{refused:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    drop(shop);
+    namespace.finish().await
+}
