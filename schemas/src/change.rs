@@ -4,6 +4,8 @@
 //! (<https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-events>), and the flat ones
 //! that its transformation `ExtractNewRecordState` makes of them.
 
+mod flat;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -20,6 +22,9 @@ pub const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
 pub enum Change<'a> {
     /// A row, or a whole table, was changed.
     Row(RowChange<'a>),
+    /// An empty value, for Kafka's compaction: the row with the message's key is gone. Where events are flattened nothing else
+    /// may say so, see [`tombstone`]; an envelope's delete is followed by one.
+    Tombstone,
     /// A sign of life, a transaction's border, a changed table, a logical message: nothing that touches documents.
     Other(&'static str),
 }
@@ -63,6 +68,8 @@ pub struct RowChange<'a> {
     pub after: Option<Row<'a>>,
     /// Where and when.
     pub source: Origin<'a>,
+    /// Whether the event is flattened: the row alone, without the one before.
+    pub flat: bool,
 }
 
 /// The columns of a row that an event tells.
@@ -105,6 +112,12 @@ pub enum ChangeError {
     /// A row's event without what is needed.
     #[error("the event has no {0}")]
     Missing(&'static str),
+    /// Neither an envelope nor a sign of life, and no table is known that it may be a flattened row of.
+    #[error(
+        "the event is not one of Debezium's, and neither its topic (PREFIX.SCHEMA.TABLE) nor a field `__table` names a table \
+         that it is a flattened row of: add.fields=op,table,schema,db,source.ts_ms,txId"
+    )]
+    NoTable,
     /// An operation that is not known.
     #[error("the event's `op` {0:?} is not known")]
     Operation(String),
@@ -118,6 +131,11 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// Whether the event has the column, its value told or not.
+    pub fn has(&self, column: &str) -> bool {
+        self.0.contains_key(column)
+    }
+
     /// The value of the only column.
     pub fn only(&self) -> Option<&'a RawValue> {
         match self.0.len() {
@@ -127,7 +145,13 @@ impl<'a> Row<'a> {
     }
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
+    /// Of a topic's table, `SCHEMA.TABLE`.
+    fn of_topic(table: &'a str) -> Self {
+        let (schema, table) = table.split_once('.').unwrap_or_default();
+        Self { schema: Some(schema.into()), table: Some(table.into()), ..Self::default() }
+    }
+
     /// The table as watch rules name it: with its schema, or the database where there are no schemas.
     pub fn table(&self) -> Option<String> {
         let table = self.table.as_deref()?;
@@ -138,180 +162,110 @@ impl Origin<'_> {
     }
 }
 
-/// Reads an event's value. A tombstone has none, and is not to be given here.
+/// Reads an event's value. `topic_table` is the table (`SCHEMA.TABLE`) that the name of
+/// its topic tells, if it does: what is no envelope there is a flattened row.
 ///
 /// # Errors
 /// The bytes are not JSON, or of no shape that Debezium writes.
-pub fn decode(bytes: &[u8]) -> Result<Change<'_>, ChangeError> {
-    let read = |error: serde_json::Error| {
-        if error.is_data() { ChangeError::NotAChange(error) } else { ChangeError::NotJson(error) }
-    };
-    let outer: Outer<'_> = serde_json::from_slice(bytes).map_err(read)?;
-    let written: Written<'_> = match outer.payload {
-        // With its schema: `{"schema": …, "payload": …}`.
-        Some(payload) if outer.schema.is_some() => serde_json::from_str(payload.get()).map_err(read)?,
-        _ => serde_json::from_slice(bytes).map_err(read)?,
-    };
-    written.sort()
+pub fn decode<'a>(bytes: &'a [u8], topic_table: Option<&'a str>) -> Result<Change<'a>, ChangeError> {
+    // A converter with a schema and without a value writes null.
+    let Some(fields) = payload(bytes)? else { return Ok(Change::Tombstone) };
+    if fields.is_envelope() {
+        return envelope(&fields);
+    }
+    if topic_table.is_some() || fields.0.contains_key("__table") {
+        return flat::decode(fields, topic_table);
+    }
+    let has = |field| fields.0.contains_key(field);
+    match () {
+        () if has("tableChanges") => Ok(Change::Other("schema_change")),
+        () if has("status") && has("event_count") => Ok(Change::Other("transaction")),
+        () if has("ts_ms") && fields.0.keys().all(|field| field.starts_with("ts_")) => Ok(Change::Other("heartbeat")),
+        () if has("before") || has("after") => Err(ChangeError::Missing("`op`")),
+        () => Err(ChangeError::NoTable),
+    }
+}
+
+/// What an empty value says by itself.
+pub fn tombstone(topic_table: Option<&str>) -> RowChange<'_> {
+    let source = topic_table.map(Origin::of_topic).unwrap_or_default();
+    RowChange { operation: Operation::Delete, before: None, after: None, source, flat: true }
 }
 
 /// Reads an event's key: the columns of the row's key. `None` where it has none, or one that is not an object.
 pub fn decode_key(bytes: &[u8]) -> Option<Row<'_>> {
-    let outer: Outer<'_> = serde_json::from_slice(bytes).ok()?;
-    match outer.payload {
-        Some(payload) if outer.schema.is_some() => serde_json::from_str(payload.get()).ok(),
-        _ => serde_json::from_slice(bytes).ok(),
+    payload(bytes).ok().flatten()
+}
+
+/// The fields of an object; with its schema beside it, those of the payload: `{"schema": …, "payload": …}`. `None` for null.
+fn payload(bytes: &[u8]) -> Result<Option<Row<'_>>, ChangeError> {
+    let fields: Option<Row<'_>> = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let Some(fields) = fields else { return Ok(None) };
+    match (fields.0.get("schema"), fields.0.get("payload")) {
+        (Some(schema), Some(payload)) if fields.0.len() == 2 && (is_object(schema) || schema.get() == "null") => {
+            read(payload)
+        }
+        _ => Ok(Some(fields)),
     }
 }
 
-#[derive(Deserialize)]
-struct Outer<'a> {
-    #[serde(default, borrow, deserialize_with = "given")]
-    schema: Option<&'a RawValue>,
-    #[serde(default, borrow)]
-    payload: Option<&'a RawValue>,
+fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, ChangeError> {
+    serde_json::from_str(value.get()).map_err(unreadable)
 }
 
-/// A value that is there counts as given even where it is null: `"schema": null`.
-fn given<'de: 'a, 'a, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
+fn unreadable(error: serde_json::Error) -> ChangeError {
+    if error.is_data() { ChangeError::NotAChange(error) } else { ChangeError::NotJson(error) }
 }
 
-/// An envelope, or one of the other events, or neither.
-#[derive(Deserialize)]
-struct Written<'a> {
-    #[serde(default)]
-    op: Option<Cow<'a, str>>,
-    #[serde(default, borrow)]
-    before: Option<Row<'a>>,
-    #[serde(default, borrow)]
-    after: Option<Row<'a>>,
-    #[serde(default, borrow)]
-    source: Option<Origin<'a>>,
-    /// Of a transaction's border.
-    #[serde(default, borrow)]
-    status: Option<&'a RawValue>,
-    /// Of a changed table.
-    #[serde(default, borrow, rename = "tableChanges")]
-    table_changes: Option<&'a RawValue>,
+fn is_object(value: &RawValue) -> bool {
+    value.get().starts_with('{')
 }
 
-impl<'a> Written<'a> {
-    fn sort(self) -> Result<Change<'a>, ChangeError> {
-        let Some(op) = self.op.as_deref() else {
-            return match (self.table_changes, self.status) {
-                (Some(_), _) => Ok(Change::Other("schema_change")),
-                (None, Some(_)) => Ok(Change::Other("transaction")),
-                (None, None) if self.before.is_none() && self.after.is_none() => Ok(Change::Other("heartbeat")),
-                _ => Err(ChangeError::Missing("`op`")),
-            };
-        };
-        let operation = match op {
-            "r" => Operation::Read,
-            "c" => Operation::Create,
-            "u" => Operation::Update,
-            "d" => Operation::Delete,
-            "t" => Operation::Truncate,
-            "m" => return Ok(Change::Other("message")),
-            other => return Err(ChangeError::Operation(other.to_owned())),
-        };
-        let source = self.source.ok_or(ChangeError::Missing("`source`"))?;
-        let image = match operation {
-            Operation::Delete if self.before.is_none() => Some("`before`"),
-            Operation::Read | Operation::Create | Operation::Update if self.after.is_none() => Some("`after`"),
+impl<'a> Row<'a> {
+    /// A row may have columns of these names; a column that holds an object is rare, two of them are no row.
+    fn is_envelope(&self) -> bool {
+        let is_object = |field| self.0.get(field).is_some_and(|value| is_object(value));
+        self.0.contains_key("op") && ["source", "before", "after"].into_iter().any(is_object)
+    }
+
+    /// A field of an envelope; null is as good as none.
+    fn part<T: Deserialize<'a>>(&self, field: &str) -> Result<Option<T>, ChangeError> {
+        self.0.get(field).map_or(Ok(None), |value| read(value))
+    }
+}
+
+impl Operation {
+    fn from_code(code: &str) -> Option<Self> {
+        match code {
+            "r" => Some(Operation::Read),
+            "c" => Some(Operation::Create),
+            "u" => Some(Operation::Update),
+            "d" => Some(Operation::Delete),
+            "t" => Some(Operation::Truncate),
             _ => None,
-        };
-        match image {
-            Some(missing) => Err(ChangeError::Missing(missing)),
-            None => Ok(Change::Row(RowChange { operation, before: self.before, after: self.after, source })),
         }
+    }
+}
+
+fn envelope<'a>(fields: &Row<'a>) -> Result<Change<'a>, ChangeError> {
+    let op: Option<Cow<'_, str>> = fields.part("op")?;
+    let operation = match op.as_deref() {
+        Some("m") => return Ok(Change::Other("message")),
+        Some(code) => Operation::from_code(code).ok_or_else(|| ChangeError::Operation(code.to_owned()))?,
+        None => return Err(ChangeError::Missing("`op`")),
+    };
+    let source = fields.part("source")?.ok_or(ChangeError::Missing("`source`"))?;
+    let (before, after): (Option<Row<'_>>, Option<Row<'_>>) = (fields.part("before")?, fields.part("after")?);
+    let image = match operation {
+        Operation::Delete if before.is_none() => Some("`before`"),
+        Operation::Read | Operation::Create | Operation::Update if after.is_none() => Some("`after`"),
+        _ => None,
+    };
+    match image {
+        Some(missing) => Err(ChangeError::Missing(missing)),
+        None => Ok(Change::Row(RowChange { operation, before, after, source, flat: false })),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{Id, KeyType};
-
-    const UPDATE: &str = r#"{"before":{"id":3,"status":"placed"},"after":{"id":3,"status":"paid","note":"__debezium_unavailable_value"},
-        "source":{"version":"3.5.0.Final","connector":"postgresql","name":"shop","ts_ms":1700000000123,"snapshot":"false",
-        "db":"shop","sequence":"[\"1\",\"2\"]","schema":"public","table":"orders","txId":771,"lsn":24023128,"xmin":null},
-        "transaction":null,"op":"u","ts_ms":1700000000200}"#;
-
-    fn row(text: &str) -> RowChange<'_> {
-        match decode(text.as_bytes()) {
-            Ok(Change::Row(row)) => row,
-            other => panic!("{text} gives {other:?}"),
-        }
-    }
-
-    fn refused(text: &str) -> String {
-        decode(text.as_bytes()).expect_err(text).to_string()
-    }
-
-    #[test]
-    fn both_images_of_an_update_are_told() {
-        let change = row(UPDATE);
-        assert_eq!(change.operation, Operation::Update);
-        assert_eq!(change.source.table().as_deref(), Some("public.orders"));
-        assert_eq!((change.source.ts_ms, change.source.transaction), (Some(1_700_000_000_123), Some(771)));
-        let after = change.after.expect("an image");
-        let id = after.get("id").map(|id| KeyType::Bigint.id_from_json(id));
-        assert_eq!(id, Some(Ok(Id::Int(3))));
-        assert!(after.get("note").is_none(), "a value that was not sent is not a value");
-        assert!(after.get("other").is_none());
-    }
-
-    #[test]
-    fn a_schema_beside_the_event_is_passed_over() {
-        let with_schema = format!(r#"{{"schema":{{"type":"struct","fields":[]}},"payload":{UPDATE}}}"#);
-        assert_eq!(row(&with_schema).operation, Operation::Update);
-        assert_eq!(row(&format!(r#"{{"schema":null,"payload":{UPDATE}}}"#)).operation, Operation::Update);
-    }
-
-    #[test]
-    fn a_table_of_mariadb_is_named_with_its_database() {
-        let change = r#"{"before":null,"after":{"id":1},"source":{"db":"shop","table":"orders"},"op":"c"}"#;
-        assert_eq!(row(change).source.table().as_deref(), Some("shop.orders"));
-    }
-
-    #[test]
-    fn a_truncated_table_has_no_images() {
-        let change = r#"{"before":null,"after":null,"source":{"schema":"public","table":"orders"},"op":"t"}"#;
-        assert_eq!(row(change).operation, Operation::Truncate);
-    }
-
-    #[test]
-    fn events_that_touch_no_document_are_known() {
-        let cases = [
-            (r#"{"ts_ms":1700000000000}"#, "heartbeat"),
-            (r#"{"status":"BEGIN","id":"771:24023128","event_count":null,"ts_ms":1}"#, "transaction"),
-            (r#"{"source":{"db":"shop"},"databaseName":"shop","ddl":"…","tableChanges":[]}"#, "schema_change"),
-            (r#"{"op":"m","source":{"schema":"","table":""},"message":{"prefix":"pinion","content":""}}"#, "message"),
-        ];
-        for (text, expected) in cases {
-            let Ok(Change::Other(found)) = decode(text.as_bytes()) else { panic!("{text}") };
-            assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn what_is_refused() {
-        assert!(refused("Obj\u{1}avro").contains("JsonConverter"));
-        assert!(refused("[1]").contains("not one of Debezium's"));
-        assert!(refused(r#"{"op":"x","source":{}}"#).contains("\"x\""));
-        assert!(refused(r#"{"op":"u","before":{"id":1},"source":{}}"#).contains("`after`"));
-        assert!(refused(r#"{"op":"d","source":{}}"#).contains("`before`"));
-        assert!(refused(r#"{"op":"c","after":{"id":1}}"#).contains("`source`"));
-        assert!(refused(r#"{"after":{"id":1}}"#).contains("`op`"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _outcome = decode(&bytes).is_ok();
-        }
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ CONF="$RUN/connect-distributed.properties"
 write_conf() {
   cat >"$CONF" <<CONF
 bootstrap.servers=$BOOTSTRAP
-group.id=lab-connect
+group.id=$CONNECT_GROUP
 listeners=http://$HOST:$CONNECT_PORT
 rest.advertised.host.name=$HOST
 rest.advertised.port=$CONNECT_PORT
@@ -28,9 +28,9 @@ value.converter=org.apache.kafka.connect.json.JsonConverter
 key.converter.schemas.enable=false
 value.converter.schemas.enable=false
 # The three topics that hold Connect's state.  One node: one replica.
-config.storage.topic=_connect-configs
-offset.storage.topic=_connect-offsets
-status.storage.topic=_connect-status
+config.storage.topic=_$CONNECT_GROUP-configs
+offset.storage.topic=_$CONNECT_GROUP-offsets
+status.storage.topic=_$CONNECT_GROUP-status
 config.storage.replication.factor=1
 offset.storage.replication.factor=1
 status.storage.replication.factor=1
@@ -52,6 +52,7 @@ start() {
   for p in postgres mysql mariadb; do
     [ -s "$PLUGINS/debezium-connector-$p/.stamp" ] || { "$BIN/fetch.sh" debezium; break; }
   done
+  [ -s "$PLUGINS/apicurio-converter/.stamp" ] || "$BIN/fetch.sh" converter
   port_open "$BROKER_PORT" || die "no broker on $BOOTSTRAP: run kafka.sh start first"
   free_port "$CONNECT_PORT"
   local t0; t0=$(now_ms)

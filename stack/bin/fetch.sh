@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fetch.sh [elasticsearch] [kafka] [debezium] [apicurio] [mysql] - download from Maven Central; without arguments, all of it. Installs a JDK and
+# fetch.sh [elasticsearch] [kafka] [debezium] [apicurio] [converter] [mysql] - download from Maven Central; without arguments, all of it. Installs a JDK and
 # Maven where they are missing. Idempotent: a part whose stamp names the wanted version is skipped.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -45,6 +45,27 @@ fetch_apicurio() {
   say "apicurio $want: $(du -sh "$dir" | cut -f1)"
 }
 
+# Apicurio's converter for Kafka Connect: Avro, its schemas in the registry. Its jar lacks the manifest by which Connect finds
+# plugins without scanning every jar.
+fetch_converter() {
+  local want="$APICURIO_VERSION" dir="$PLUGINS/apicurio-converter" manifest="$LAB/downloads/manifest"
+  done_already "$dir/.stamp" "$want" && { say "apicurio's converter $want: present"; return; }
+  rm -rf "$dir" "$manifest"; mkdir -p "$dir" "$manifest/META-INF/services"
+  cat >"$manifest/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>local</groupId><artifactId>converter</artifactId><version>1</version><dependencies>
+<dependency><groupId>io.apicurio</groupId><artifactId>apicurio-registry-utils-converter</artifactId><version>$want</version></dependency>
+</dependencies></project>
+POM
+  # What Connect has itself is left out.
+  maven -f "$manifest/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+    -DexcludeArtifactIds=connect-api,connect-json,kafka-clients,slf4j-api -DoutputDirectory="$dir"
+  echo io.apicurio.registry.utils.converter.AvroConverter >"$manifest/META-INF/services/org.apache.kafka.connect.storage.Converter"
+  "$JAVA_HOME/bin/jar" --create --file "$dir/manifest.jar" -C "$manifest" META-INF
+  echo "$want" >"$dir/.stamp"
+  say "apicurio's converter $want: $(ls "$dir"/*.jar | wc -l) jars, $(du -sh "$dir" | cut -f1)"
+}
+
 # Elasticsearch's server jars are on Maven Central without the distribution around them: lay them out as the
 # distribution does (lib/, modules/transport-netty4/) and compile the small launcher of this folder.
 fetch_elasticsearch() {
@@ -85,9 +106,9 @@ fetch_mysql() {
   say "mysql $v: $(du -sh "$dir" | cut -f1)"
 }
 
-[ $# -gt 0 ] || set -- elasticsearch kafka debezium apicurio mysql
+[ $# -gt 0 ] || set -- elasticsearch kafka debezium apicurio converter mysql
 for part in "$@"; do
-  case "$part" in elasticsearch | kafka | debezium | apicurio | mysql) ;; *) sed -n '2,3p' "$0"; exit 2 ;; esac
+  case "$part" in elasticsearch | kafka | debezium | apicurio | converter | mysql) ;; *) sed -n '2,3p' "$0"; exit 2 ;; esac
 done
 use_java 17
 need mvn maven

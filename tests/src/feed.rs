@@ -18,6 +18,7 @@ pub struct Feed {
     name: String,
     connect: String,
     broker: String,
+    registry: String,
     /// What its topics' names have between the prefix and the table: PostgreSQL's schema, MariaDB's database.
     schema: String,
     database: Database,
@@ -34,6 +35,11 @@ impl Feed {
     /// Starts Kafka and Connect where they don't run, and the connector; returns when it follows the database's log. What was
     /// changed before is not in the feed.
     pub async fn start(namespace: &Namespace) -> Result<Self> {
+        Self::start_with(namespace, json!({})).await
+    }
+
+    /// The same, with more settings of the connector.
+    pub async fn start_with(namespace: &Namespace, more: Value) -> Result<Self> {
         let feed = Self::new(namespace, "public", Database::Postgres(namespace.superuser_url())).await?;
         let settings = [
             ("database.port", port("PG_PORT", 15432)?.to_string()),
@@ -43,7 +49,7 @@ impl Feed {
             ("publication.name", feed.name.clone()),
             ("publication.autocreate.mode", "all_tables".to_owned()),
         ];
-        feed.connect("postgres.json", &settings).await?;
+        feed.connect("postgres.json", &settings, &more).await?;
         eventually("the connector to follow", TIMEOUT, async || {
             let follows = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND active";
             let count: i64 = sqlx::query_scalar(follows).bind(&feed.name).fetch_one(namespace.superuser()).await?;
@@ -72,7 +78,7 @@ impl Feed {
             ("schema.history.internal.kafka.bootstrap.servers", feed.broker.clone()),
             ("schema.history.internal.kafka.topic", format!("schema-history.{}", feed.name)),
         ];
-        feed.connect(&format!("{}.json", shop.kind()), &settings).await?;
+        feed.connect(&format!("{}.json", shop.kind()), &settings, &json!({})).await?;
         eventually("the connector to follow", TIMEOUT, async || {
             let threads = format!(
                 "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND COMMAND LIKE 'Binlog Dump%'",
@@ -87,24 +93,29 @@ impl Feed {
     async fn new(namespace: &Namespace, schema: &str, database: Database) -> Result<Self> {
         stack().await?;
         let mut servers = script("all.sh", &[]);
-        servers.args(["start", "kafka", "connect"]);
+        servers.args(["start", "kafka", "connect", "registry"]);
         run_async(servers).await?;
         Ok(Self {
             name: namespace.name().to_owned(),
             connect: format!("http://127.0.0.1:{}", port("CONNECT_PORT", 18083)?),
             broker: format!("127.0.0.1:{}", port("BROKER_PORT", 19092)?),
+            registry: format!("http://127.0.0.1:{}", port("REGISTRY_PORT", 18081)?),
             schema: schema.to_owned(),
             database,
         })
     }
 
     /// Makes the connector as the kit has it, with some settings of its own; returns when it runs.
-    async fn connect(&self, kit: &str, settings: &[(&str, String)]) -> Result<()> {
-        let kit = std::fs::read_to_string(top().join("deploy/debezium").join(kit))?;
-        let mut config: Value = serde_json::from_str(&kit)?;
+    async fn connect(&self, kit: &str, settings: &[(&str, String)], more: &Value) -> Result<()> {
+        let mut config = Self::kit(kit)?;
         config["topic.prefix"] = json!(self.name);
         for (key, value) in settings {
             config[*key] = json!(value);
+        }
+        for (key, value) in more.as_object().into_iter().flatten() {
+            let is_registry = key.ends_with("registry.url");
+            config[key] =
+                if is_registry { json!(format!("{}/apis/registry/v2", self.registry)) } else { value.clone() };
         }
         self.request(reqwest::Method::PUT, &format!("{}/config", self.name), Some(config)).await?;
         eventually("the connector to run", TIMEOUT, async || {
@@ -128,6 +139,17 @@ impl Feed {
             ),
             ..setup
         }
+    }
+
+    /// A file of settings of the connector's kit.
+    pub fn kit(file: &str) -> Result<Value> {
+        let text = std::fs::read_to_string(top().join("deploy/debezium").join(file)).context(file.to_owned())?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// The schema registry's API, for `[kafka] registry`.
+    pub fn registry(&self) -> String {
+        format!("{}/apis/ccompat/v7", self.registry)
     }
 
     /// The broker's address.

@@ -13,7 +13,7 @@ fn status(document: &Value) -> Value {
 }
 
 /// Waits until every document of a job is what its query gives.
-async fn equal(namespace: &Namespace, setup: &Setup, job: &str, rows: usize) -> Result<()> {
+pub(crate) async fn equal(namespace: &Namespace, setup: &Setup, job: &str, rows: usize) -> Result<()> {
     let rows_u32 = u32::try_from(rows)?;
     eventually(&format!("the documents of {job} to be equal"), patience(rows_u32), async || {
         let compared = compare_all(namespace, setup, job, job).await?;
@@ -23,7 +23,7 @@ async fn equal(namespace: &Namespace, setup: &Setup, job: &str, rows: usize) -> 
     .await
 }
 
-async fn feed_state(worker: &Worker, state: &str) -> Result<Value> {
+pub(crate) async fn feed_state(worker: &Worker, state: &str) -> Result<Value> {
     eventually(&format!("the change feed to be {state}"), TIMEOUT, async || {
         let (_, page) = worker.admin("/readyz").await?;
         let page: Value = serde_json::from_str(&page)?;

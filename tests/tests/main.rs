@@ -9,6 +9,7 @@ mod documents;
 mod enqueue;
 mod explain;
 mod feed;
+mod feed_formats;
 mod harness;
 mod init;
 mod main_job;

@@ -141,6 +141,8 @@ pub struct Kafka {
     /// The consumer group that the workers share.
     #[serde(default = "defaults::group")]
     pub group: String,
+    /// The schema registry of events in Avro: the address of its API, as Confluent's clients take it.
+    pub registry: Option<Secret>,
     /// Topics, `*` stands for any text. A topic's name begins with that of its source, as `topic.prefix` of the connector says.
     pub topics: Vec<String>,
 }
@@ -331,6 +333,11 @@ impl Config {
             if kafka.topics.is_empty() {
                 return Err("kafka.topics: at least one topic is needed, such as \"shop.public.*\"".to_owned());
             }
+            let is_http =
+                |address: &Secret| Url::parse(address.expose()).is_ok_and(|url| url.scheme().starts_with("http"));
+            if kafka.registry.as_ref().is_some_and(|address| !is_http(address)) {
+                return Err("kafka.registry: not an address such as \"http://127.0.0.1:8081\"".to_owned());
+            }
             if let Some(topic) = kafka.topics.iter().find(|topic| self.source_of(topic).is_none()) {
                 let prefixes: Vec<String> = self.topic_prefixes().map(|(prefix, _)| format!("{prefix}.")).collect();
                 return Err(format!(
@@ -381,6 +388,13 @@ impl Config {
         let fits = |prefix: &str| topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
         let fitting = self.topic_prefixes().filter(|(prefix, _)| fits(prefix));
         fitting.max_by_key(|(prefix, _)| prefix.len()).map(|(_, name)| name)
+    }
+
+    /// The table that a topic's name tells, with its schema: `PREFIX.SCHEMA.TABLE`.
+    pub fn table_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let source = self.source_of(topic)?;
+        let (prefix, _) = self.topic_prefixes().find(|(_, name)| *name == source)?;
+        topic.get(prefix.len() + 1..).filter(|rest| rest.contains('.'))
     }
 
     /// How long after a delete its id is looked at once more: no document that was read before

@@ -175,7 +175,7 @@ impl Node {
 }
 
 /// An error with its causes, without the request's address, which may hold a secret.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(inner) = cause {

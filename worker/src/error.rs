@@ -11,6 +11,8 @@ pub enum Service {
     Elasticsearch,
     /// The broker of `[rabbitmq]`.
     Rabbitmq,
+    /// The schema registry of `[kafka]`.
+    Registry,
     /// The database of `[sources.NAME]`.
     Source(String),
 }
@@ -20,6 +22,7 @@ impl fmt::Display for Service {
         match self {
             Self::Elasticsearch => f.write_str("Elasticsearch"),
             Self::Rabbitmq => f.write_str("RabbitMQ"),
+            Self::Registry => f.write_str("the schema registry"),
             Self::Source(name) => write!(f, "source {name}"),
         }
     }

@@ -3,8 +3,11 @@
 //! events → [`touch`] → their transactions are visible on the primary → jobs on RabbitMQ → offsets. From there on the way is
 //! that of every other job, so a job that is paused or broken holds no partition.
 
+mod avro;
 mod fan_out;
+mod format;
 mod kafka;
+mod registry;
 mod touch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,17 +15,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use pinion_schemas::change::{self, Change, Origin, Row, RowChange};
+use pinion_schemas::change::{self, Change, Operation, Origin, RowChange};
 use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
-use rdkafka::Message as _;
-use rdkafka::message::BorrowedMessage;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use self::fan_out::Request;
+use self::format::{Text, texts};
 use self::kafka::Events;
 pub(crate) use self::kafka::topics;
-use self::touch::{Event, Touch, touched};
+pub(crate) use self::registry::Registry;
+use self::touch::{Event, Gap, Touch, touched};
 use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::dead_letter::{self, DeadLetter};
@@ -83,8 +86,16 @@ struct Round {
     requests: Vec<Request>,
     letters: Vec<DeadLetter>,
     /// By the source's name.
-    transactions: BTreeMap<String, BTreeSet<Transaction>>,
+    transactions: BTreeMap<String, Transactions>,
     receipts: Vec<Receipt>,
+}
+
+/// What has to be visible before jobs are published.
+#[derive(Default)]
+struct Transactions {
+    told: BTreeSet<Transaction>,
+    /// Whether an event did not tell its own: then it is any of those in progress.
+    untold: bool,
 }
 
 #[derive(Default)]
@@ -114,12 +125,13 @@ pub async fn run(feed: Arc<Feed>, shutdown: Shutdown) {
 /// # Errors
 /// Something is wrong that waiting does not mend.
 async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<(), String> {
+    let registry = feed.kafka.registry.as_ref().map(Registry::new).transpose()?;
     let events = Events::join(&feed.kafka, &feed.worker)?;
     let (fan_outs, requests) = mpsc::channel(fan_out::WAITING_MAX);
     let (stuck, is_stuck) = watch::channel(None);
     let fanning_out = tokio::spawn(fan_out::run(feed.clone(), requests, stuck));
     let ended = tokio::select! {
-        ended = take(feed, &events, &fan_outs, is_stuck) => ended,
+        ended = take(feed, &events, registry.as_ref(), &fan_outs, is_stuck) => ended,
         () = shutdown.asked() => Ok(()),
     };
     fanning_out.abort();
@@ -133,10 +145,12 @@ async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<(), String> {
 async fn take(
     feed: &Feed,
     events: &Events,
+    registry: Option<&Registry>,
     fan_outs: &mpsc::Sender<Request>,
     stuck: watch::Receiver<Option<String>>,
 ) -> Result<(), String> {
     let mut old_rows = OldRows::default();
+    let mut memory = Memory::default();
     let mut rounds = std::pin::pin!(events.stream().ready_chunks(ROUND));
     let mut ticks = tokio::time::interval(STORE_EVERY);
     let mut trouble = None;
@@ -153,7 +167,8 @@ async fn take(
                 }
                 if !taken.is_empty() {
                     let tables = old_rows.get(feed).await;
-                    let round = feed.sort(events, &taken, &tables)?;
+                    let texts = texts(feed, registry, &taken).await?;
+                    let round = feed.sort(events, &texts, &tables, &mut memory)?;
                     feed.hand_on(round, fan_outs).await;
                     trouble = None;
                 }
@@ -194,6 +209,29 @@ impl OldRows {
     }
 }
 
+/// What is remembered of events that have gone by.
+#[derive(Default)]
+struct Memory {
+    /// The key of a partition's last event, if that was a delete: a tombstone for it says nothing new.
+    deleted: HashMap<(String, i32), Vec<u8>>,
+    /// What was warned of: once a table is enough, all are counted.
+    warned: HashSet<(String, &'static str)>,
+}
+
+impl Memory {
+    /// Whether a message has the key of the delete before it, as the tombstone that follows one.
+    fn follows_delete(&mut self, text: &Text<'_>) -> bool {
+        let deleted = self.deleted.remove(&(text.topic.to_owned(), text.partition));
+        text.key.is_some() && deleted.as_deref() == text.key.as_deref()
+    }
+
+    fn remember(&mut self, text: &Text<'_>, operation: Operation) {
+        if let Some(key) = text.key.as_deref().filter(|_| operation == Operation::Delete) {
+            self.deleted.insert((text.topic.to_owned(), text.partition), key.to_vec());
+        }
+    }
+}
+
 impl Feed {
     fn tell(&self, state: JobState, reason: Option<String>) {
         self.statuses.set(NAME, state, reason);
@@ -220,30 +258,32 @@ impl Feed {
     fn sort(
         &self,
         events: &Events,
-        messages: &[BorrowedMessage<'_>],
+        texts: &[(Text<'_>, Result<(), String>)],
         old_rows: &HashSet<(String, String)>,
+        memory: &mut Memory,
     ) -> Result<Round, String> {
         let mut round = Round::default();
-        for message in messages {
-            let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-            let receipt = |parts: u32| events.receive(topic, partition, offset, parts);
-            // A tombstone follows a delete, for Kafka's compaction.
-            let change = message.payload().map_or(Ok(Change::Other("tombstone")), change::decode);
+        for (text, readable) in texts {
+            let receipt = |parts: u32| events.receive(text.topic, text.partition, text.offset, parts);
+            let change = match readable {
+                Ok(()) => self.change(text, memory).map_err(|error| error.to_string()),
+                Err(problem) => Err(problem.clone()),
+            };
             match change {
                 Ok(Change::Row(row)) => {
-                    let key = message.key().and_then(change::decode_key);
-                    let touches = self.touches(topic, &row, key.as_ref(), old_rows, &mut round)?;
+                    memory.remember(text, row.operation);
+                    let touches = self.touches(text, &row, old_rows, memory, &mut round)?;
                     round.add(touches, row.source.ts_ms, receipt);
                 }
-                Ok(Change::Other(kind)) => {
-                    self.count(topic, kind);
+                Ok(other) => {
+                    let kind = if let Change::Other(kind) = other { kind } else { "tombstone" };
+                    self.count(text.topic, kind);
                     let _nothing = receipt(0);
                 }
                 Err(error) => {
-                    self.count(topic, "undecodable");
-                    let letter = DeadLetter::of_message(NAME, message.payload().unwrap_or_default(), &self.worker);
-                    let error = format!("topic {topic}, partition {partition}, offset {offset}: {error}");
-                    round.letters.push(letter.because("undecodable_event", error));
+                    self.count(text.topic, "undecodable");
+                    let letter = DeadLetter::of_message(NAME, text.raw, &self.worker);
+                    round.letters.push(letter.because("undecodable_event", format!("{}: {error}", text.place())));
                     round.receipts.push(receipt(1));
                 }
             }
@@ -251,28 +291,53 @@ impl Feed {
         Ok(round)
     }
 
+    /// What a message tells.
+    fn change<'t>(&'t self, text: &'t Text<'_>, memory: &mut Memory) -> Result<Change<'t>, change::ChangeError> {
+        let follows_delete = memory.follows_delete(text);
+        let table = self.config.table_of(text.topic);
+        let told = text.value.as_deref().map_or(Ok(Change::Tombstone), |value| change::decode(value, table))?;
+        match told {
+            Change::Tombstone if table.is_some() && text.key.is_some() && !follows_delete => {
+                Ok(Change::Row(change::tombstone(table)))
+            }
+            told => Ok(told),
+        }
+    }
+
     /// What a changed row touches; its transaction is noted, and what its event does not tell is told.
     fn touches(
         &self,
-        topic: &str,
+        text: &Text<'_>,
         row: &RowChange<'_>,
-        key: Option<&Row<'_>>,
         old_rows: &HashSet<(String, String)>,
+        memory: &mut Memory,
         round: &mut Round,
     ) -> Result<Vec<Touch>, String> {
-        let source = self.config.source_of(topic);
-        let source =
-            source.ok_or_else(|| format!("the topic {topic} is of no source: a source needs its topic_prefix"))?;
+        let source = self.config.source_of(text.topic);
+        let source = source
+            .ok_or_else(|| format!("the topic {} is of no source: a source needs its topic_prefix", text.topic))?;
         let table = row.source.table().unwrap_or_default();
         self.count(&table, row.operation.word());
         let has_old_rows = old_rows.contains(&(source.to_owned(), table.clone()));
-        let (touches, gaps) = touched(&self.jobs, source, &Event { table: &table, change: row, key, has_old_rows });
+        let key = text.key.as_deref().and_then(change::decode_key);
+        let event = Event { table: &table, change: row, key: key.as_ref(), has_old_rows };
+        let (touches, mut gaps) = touched(&self.jobs, source, &event);
+        if !touches.is_empty() {
+            let transactions = round.transactions.entry(source.to_owned()).or_default();
+            match transaction(&row.source) {
+                Some(transaction) => transactions.told.extend([transaction]),
+                None if row.flat && row.operation != Operation::Read => {
+                    transactions.untold = true;
+                    gaps.push(Gap::Transaction);
+                }
+                None => {}
+            }
+        }
         for gap in gaps {
             self.count(&table, gap.word());
-            tracing::warn!(table, %gap, "an event does not tell all that a watch rule needs");
-        }
-        if let Some(transaction) = transaction(&row.source).filter(|_| !touches.is_empty()) {
-            round.transactions.entry(source.to_owned()).or_default().insert(transaction);
+            if memory.warned.insert((table.clone(), gap.word())) {
+                tracing::warn!(table, %gap, "an event does not tell all that is needed; others of its table are only counted");
+            }
         }
         if let Some(committed_ms) = row.source.ts_ms {
             self.metrics.feed_lag.set(now_ms().saturating_sub(committed_ms) as f64 / 1000.0);
@@ -284,8 +349,11 @@ impl Feed {
     /// way, and a job is published after its commit has returned.
     async fn hand_on(&self, round: Round, fan_outs: &mpsc::Sender<Request>) {
         for (source, transactions) in &round.transactions {
-            let transactions: Vec<Transaction> = transactions.iter().cloned().collect();
-            self.insist(|| self.sources[source].visible(&transactions)).await;
+            let mut awaited: Vec<Transaction> = transactions.told.iter().cloned().collect();
+            if transactions.untold {
+                awaited.extend(self.insist(|| self.sources[source].in_progress()).await);
+            }
+            self.insist(|| self.sources[source].visible(&awaited)).await;
         }
         for (job, documents) in round.documents {
             let Documents { ids, sent_ms, .. } = documents;

@@ -271,6 +271,10 @@ impl Database for Mysql {
         Box::pin(async move { Ok(Box::new(self.open_reading(&fence).await?) as Box<dyn Reading>) })
     }
 
+    fn in_progress(&self) -> Future_<'_, Result<Vec<Transaction>, Fault>> {
+        Box::pin(self.open_transactions())
+    }
+
     fn visible<'a>(&'a self, transactions: &'a [Transaction]) -> Future_<'a, Result<(), Fault>> {
         Box::pin(self.wait_until_visible(transactions))
     }

@@ -76,6 +76,9 @@ pub trait Database: Send + Sync {
     /// Opens a reading on a server that shows everything up to `fence`, and keeps to it.
     fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>>;
 
+    /// The transactions that are in progress on the primary now, as far as the feed may be ahead of what others see of them.
+    fn in_progress(&self) -> Future_<'_, Result<Vec<Transaction>, Fault>>;
+
     /// Waits until none of these transactions is in progress on the primary.
     fn visible<'a>(&'a self, transactions: &'a [Transaction]) -> Future_<'a, Result<(), Fault>>;
 

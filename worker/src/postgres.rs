@@ -287,6 +287,10 @@ impl Database for Postgres {
         })
     }
 
+    fn in_progress(&self) -> Future_<'_, Result<Vec<Transaction>, Fault>> {
+        Box::pin(self.open_transactions())
+    }
+
     fn visible<'a>(&'a self, transactions: &'a [Transaction]) -> Future_<'a, Result<(), Fault>> {
         Box::pin(self.wait_until_visible(transactions))
     }

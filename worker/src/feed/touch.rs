@@ -29,8 +29,12 @@ pub(super) enum FanOut {
 pub(super) enum Gap {
     /// The old row's column: whichever document it belonged to stays as it is.
     OldValue(String),
+    /// A flattened event has no old row; of its column the same.
+    OldRow(String),
     /// The row's key, of one column.
     Key,
+    /// Which transaction it was.
+    Transaction,
     /// The column's value is no id of the job.
     Id(String, IdError),
 }
@@ -59,7 +63,8 @@ impl Gap {
     /// The word that it is counted under.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::OldValue(_) => "old_value_missing",
+            Self::OldValue(_) | Self::OldRow(_) => "old_value_missing",
+            Self::Transaction => "transaction_missing",
             Self::Key => "key_missing",
             Self::Id(..) => "wrong_id",
         }
@@ -72,6 +77,14 @@ impl fmt::Display for Gap {
             Self::OldValue(column) => write!(
                 f,
                 "the old row's {column} is not told, its document may stay as it was: ALTER TABLE … REPLICA IDENTITY FULL"
+            ),
+            Self::OldRow(column) => write!(
+                f,
+                "a flattened event does not tell the old row's {column}, its document may stay as it was: leave \
+                 ExtractNewRecordState out for this table"
+            ),
+            Self::Transaction => f.write_str(
+                "a flattened event does not tell its transaction, all that are in progress are waited for: add.fields=txId",
             ),
             Self::Key => f.write_str("the row has no key of one column, which a rule with `sql` is asked with"),
             Self::Id(column, error) => write!(f, "{column}: {error}"),
@@ -117,7 +130,10 @@ fn ids(job: &JobDefinition, column: &str, event: &Event<'_>) -> Vec<Result<Id, G
     let old = match event.change.operation {
         Operation::Update | Operation::Delete => match event.old(column) {
             Some(old) => Some(old),
-            None => return [Err(Gap::OldValue(column.to_owned()))].into_iter().chain(id(job, column, new)).collect(),
+            None => {
+                let gap = if event.change.flat { Gap::OldRow } else { Gap::OldValue };
+                return [Err(gap(column.to_owned()))].into_iter().chain(id(job, column, new)).collect();
+            }
         },
         Operation::Create | Operation::Read | Operation::Truncate => None,
     };
@@ -146,7 +162,7 @@ mod tests {
 
     /// Of a table with whole old rows, or without.
     fn of(has_old_rows: bool, event: &str, key: &str) -> (Vec<Touch>, Vec<Gap>) {
-        let Ok(Change::Row(change)) = decode(event.as_bytes()) else { panic!("{event}") };
+        let Ok(Change::Row(change)) = decode(event.as_bytes(), Some("public.orders")) else { panic!("{event}") };
         let key = decode_key(key.as_bytes());
         let table = change.source.table().expect("a table");
         touched(&jobs(), "shop", &Event { table: &table, change: &change, key: key.as_ref(), has_old_rows })

@@ -35,6 +35,16 @@ impl Mysql {
         }
     }
 
+    /// Those that MySQL is committing. MariaDB's are of no matter, see above.
+    pub(super) async fn open_transactions(&self) -> Result<Vec<Transaction>, Fault> {
+        if self.flavor == Flavor::Mariadb {
+            return Ok(Vec::new());
+        }
+        let asked = sqlx::query_scalar::<_, String>("SELECT CAST(@@global.gtid_owned AS CHAR)");
+        let owned = asked.fetch_one(&self.primary.pool).await;
+        Ok(owned_gtids(&owned.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?))
+    }
+
     /// The tables of the binary log: all, where it has whole rows.
     pub(super) async fn tables_with_row_images(&self) -> Result<Vec<String>, Fault> {
         let question = "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME) FROM information_schema.TABLES \
@@ -98,5 +108,30 @@ fn comparable(key: KeyType, column: &str) -> String {
     match key {
         KeyType::Bigint => format!("CAST({column} AS SIGNED)"),
         KeyType::Uuid | KeyType::Text => format!("CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin"),
+    }
+}
+
+/// The transactions of `@@gtid_owned`, each with the thread that owns it: `UUID:5#16:6#17,UUID:1#18`.
+fn owned_gtids(owned: &str) -> Vec<Transaction> {
+    let server = |part: &str| -> Vec<Transaction> {
+        let Some((server, numbers)) = part.trim().split_once(':') else { return Vec::new() };
+        let number = |number: &str| number.split('#').next().unwrap_or_default().to_owned();
+        numbers
+            .split(':')
+            .map(|text| Transaction::Gtid(format!("{server}:{}", number(text)).into_boxed_str()))
+            .collect()
+    };
+    owned.split(',').flat_map(server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owned_transactions_are_told_apart() {
+        let gtid = |text: &str| Transaction::Gtid(text.into());
+        assert_eq!(owned_gtids(""), vec![]);
+        assert_eq!(owned_gtids("a-b:5#16:6#17,\nc-d:1#18"), vec![gtid("a-b:5"), gtid("a-b:6"), gtid("c-d:1")]);
     }
 }

@@ -15,6 +15,8 @@ use crate::ports::{TouchedPage, Transaction};
 
 /// How often transactions in progress are looked at.
 const LOOK: Duration = Duration::from_millis(2);
+/// A wait that is longer is told, and goes on.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 /// A transaction that the primary has not begun yet belongs to another history, such as that before a restore.
 const UNKNOWN_MAX: Duration = Duration::from_secs(5);
 
@@ -41,17 +43,31 @@ impl Postgres {
         let began = Instant::now();
         loop {
             let progress = self.progress().await?;
-            let is_open = transactions.iter().any(|transaction| progress.open.contains(transaction));
+            let open = transactions.iter().filter(|transaction| progress.open.contains(transaction)).count();
             let unknown = transactions.iter().filter(|transaction| progress.has_not_begun(**transaction)).count();
-            if !is_open && unknown == 0 {
+            if open == 0 && unknown == 0 {
                 return Ok(());
             }
-            if !is_open && began.elapsed() > UNKNOWN_MAX {
+            if open > 0 && began.elapsed() > TELL_AFTER {
+                return Err(self.again(format!("{open} transactions of events are still in progress on the primary")));
+            }
+            if open == 0 && began.elapsed() > UNKNOWN_MAX {
                 tracing::warn!(source = self.source, unknown, "events of transactions that the primary does not know");
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Those of this database: a snapshot names those of the server's other databases, too. A transaction keeps the lock on its
+    /// own number until others can see it.
+    pub(super) async fn open_transactions(&self) -> Result<Vec<Transaction>, Fault> {
+        let question = "SELECT transactionid::text FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                        WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND datname = current_database() \
+                        UNION ALL SELECT transaction::text FROM pg_prepared_xacts WHERE database = current_database()";
+        let asked = sqlx::query_scalar::<_, String>(question).fetch_all(&self.primary.pool).await;
+        let open = asked.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?;
+        Ok(open.iter().filter_map(|transaction| transaction.parse().ok().map(Transaction::Xid)).collect())
     }
 
     async fn progress(&self) -> Result<Progress, Fault> {

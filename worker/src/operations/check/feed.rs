@@ -4,7 +4,8 @@ use pinion_schemas::{Finding, JobDefinition, Severity, WatchRule};
 use sqlx::postgres::PgConnection;
 
 use super::{Context, Place, jobs_of, some_of};
-use crate::feed::topics;
+use crate::config;
+use crate::feed::{Registry, topics};
 
 /// The brokers and the topics of the tables that are watched.
 pub(super) async fn check(context: &Context) -> Vec<Finding> {
@@ -18,6 +19,7 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
             return vec![place.finding(Severity::Error, line, problem, "mend [kafka] brokers, or start them")];
         }
     };
+    let mut findings = check_registry(kafka, &place).await;
     let mut missing = Vec::new();
     for (prefix, source) in context.config.topic_prefixes() {
         let watched = jobs_of(context, source).into_iter().flat_map(|job| &job.watch);
@@ -27,13 +29,31 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
     missing.sort();
     missing.dedup();
     if missing.is_empty() {
-        return Vec::new();
+        return findings;
     }
     let line = place.toml_line(&["kafka", "topics"]);
     let problem = format!("there is no topic {}", some_of(&missing));
     let mend =
         "it comes with the table's first event; else look at the connector's table.include.list and topic.prefix";
-    vec![place.finding(Severity::Warning, line, problem, mend)]
+    findings.push(place.finding(Severity::Warning, line, problem, mend));
+    findings
+}
+
+async fn check_registry(kafka: &config::Kafka, place: &Place) -> Vec<Finding> {
+    let Some(address) = &kafka.registry else { return Vec::new() };
+    let asked = match Registry::new(address) {
+        Ok(registry) => registry.ping().await,
+        Err(problem) => Err(problem),
+    };
+    let Err(problem) = asked else { return Vec::new() };
+    let line = place.toml_line(&["kafka", "registry"]);
+    let problem = format!("the schema registry is of no use: {problem}");
+    vec![place.finding(
+        Severity::Error,
+        line,
+        problem,
+        "mend [kafka] registry, or start it; without it no event in Avro is read",
+    )]
 }
 
 /// The tables of the job's rules: without its whole old row, a child does not tell the parent that it has left.

@@ -1,0 +1,91 @@
+//! What comes from Kafka, as JSON: messages in Avro are turned into it with the registry's schemas.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use rdkafka::Message as _;
+use rdkafka::message::BorrowedMessage;
+
+use super::Feed;
+use super::avro;
+use super::registry::{Found, Registry};
+
+/// A message of Kafka, its key and value as JSON.
+pub(super) struct Text<'m> {
+    pub(super) topic: &'m str,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) key: Option<Cow<'m, [u8]>>,
+    /// `None`: a tombstone.
+    pub(super) value: Option<Cow<'m, [u8]>>,
+    /// The value as it came.
+    pub(super) raw: &'m [u8],
+}
+
+impl Text<'_> {
+    /// Where it lies.
+    pub(super) fn place(&self) -> String {
+        format!("topic {}, partition {}, offset {}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// The messages as JSON, in their order; where one can't be had in it, why.
+///
+/// # Errors
+/// Avro comes and no registry is configured: to pass it over would leave documents stale.
+pub(super) async fn texts<'m>(
+    feed: &Feed,
+    registry: Option<&Registry>,
+    messages: &'m [BorrowedMessage<'_>],
+) -> Result<Vec<(Text<'m>, Result<(), String>)>, String> {
+    let mut schemas: HashMap<u32, Found> = HashMap::new();
+    for message in messages {
+        for bytes in [message.key(), message.payload()].into_iter().flatten() {
+            let Some((id, _)) = avro::split(bytes) else { continue };
+            let registry = registry.ok_or_else(|| {
+                format!(
+                    "topic {}, partition {}, offset {}: the event is Avro; set [kafka] registry to its schema registry's address",
+                    message.topic(),
+                    message.partition(),
+                    message.offset()
+                )
+            })?;
+            if let Entry::Vacant(place) = schemas.entry(id) {
+                place.insert(feed.insist(|| Box::pin(registry.schema(id))).await);
+            }
+        }
+    }
+    Ok(messages.iter().map(|message| text(message, &schemas)).collect())
+}
+
+fn text<'m>(message: &'m BorrowedMessage<'_>, schemas: &HashMap<u32, Found>) -> (Text<'m>, Result<(), String>) {
+    let (key, value) = (json(message.key(), schemas), json(message.payload(), schemas));
+    let problem = match (&key, &value) {
+        (Err(problem), _) => Err(format!("the key: {problem}")),
+        (_, Err(problem)) => Err(problem.clone()),
+        _ => Ok(()),
+    };
+    let text = Text {
+        topic: message.topic(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: key.unwrap_or_default(),
+        value: value.unwrap_or_default(),
+        raw: message.payload().unwrap_or_default(),
+    };
+    (text, problem)
+}
+
+fn json<'m>(bytes: Option<&'m [u8]>, schemas: &HashMap<u32, Found>) -> Result<Option<Cow<'m, [u8]>>, String> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    let Some((id, datum)) = avro::split(bytes) else { return Ok(Some(bytes.into())) };
+    match schemas.get(&id) {
+        Some(Ok(schema)) => {
+            let json = schema.to_json(datum).map_err(|problem| format!("it is not of schema {id}: {problem}"))?;
+            Ok(Some(json.into()))
+        }
+        Some(Err(problem)) => Err(problem.clone()),
+        None => Err(format!("schema {id} was not looked up")),
+    }
+}
