@@ -35,7 +35,8 @@ pub struct JobDefinition {
     pub owner: Option<String>,
     /// What the documents are.
     pub description: Option<String>,
-    /// How old, in seconds, a change may become before its document follows.
+    /// How old, in seconds, a change may become before its document follows. The change feed takes a tenth of it to gather the
+    /// changes of a document that many rows share.
     pub freshness_s_max: Option<u64>,
     /// Which documents a changed row touches.
     pub watch: Vec<Watch>,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, dead_letters_of, document, patience, send, settled};
 
-fn status(document: &Value) -> Value {
+pub(crate) fn status(document: &Value) -> Value {
     document["status"].clone()
 }
 

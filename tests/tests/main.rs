@@ -8,6 +8,7 @@ mod dead;
 mod documents;
 mod enqueue;
 mod explain;
+mod fan_out;
 mod feed;
 mod feed_formats;
 mod harness;

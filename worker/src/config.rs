@@ -145,6 +145,9 @@ pub struct Kafka {
     pub registry: Option<Secret>,
     /// Topics, `*` stands for any text. A topic's name begins with that of its source, as `topic.prefix` of the connector says.
     pub topics: Vec<String>,
+    /// Ids that a worker publishes in a second because of fan-outs.
+    #[serde(default = "defaults::fan_out_ids_per_s_max")]
+    pub fan_out_ids_per_s_max: u32,
 }
 
 /// How the worker works; each has a default.
@@ -228,6 +231,9 @@ impl std::fmt::Debug for Secret {
 mod defaults {
     pub(super) fn group() -> String {
         "pinion".to_owned()
+    }
+    pub(super) fn fan_out_ids_per_s_max() -> u32 {
+        10_000
     }
     pub(super) fn replica_lag_ms_max() -> u64 {
         2000
@@ -372,7 +378,9 @@ impl Config {
             ("worker.shutdown_s_max", worker.shutdown_s_max, 1, 900),
             ("elasticsearch.bulk_s_max", elasticsearch.bulk_s_max, 1, 600),
         ];
-        match bounds.iter().find(|(_, value, least, most)| value < least || value > most) {
+        let fan_out = self.kafka.as_ref().map(|kafka| u64::from(kafka.fan_out_ids_per_s_max));
+        let fan_out = fan_out.map(|ids| ("kafka.fan_out_ids_per_s_max", ids, 1, 1_000_000));
+        match bounds.iter().chain(&fan_out).find(|(_, value, least, most)| value < least || value > most) {
             Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }

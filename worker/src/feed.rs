@@ -1,11 +1,12 @@
 //! The change feed: what Debezium tells of changed rows becomes jobs, published as an application's hook would publish them.
 //!
-//! events → [`touch`] → their transactions are visible on the primary → jobs on RabbitMQ → offsets. From there on the way is
-//! that of every other job, so a job that is paused or broken holds no partition.
+//! events → [`touch`] → their transactions are visible on the primary → [`hold`] → jobs on RabbitMQ → offsets. From there on the
+//! way is that of every other job, so a job that is paused or broken holds no partition.
 
 mod avro;
 mod fan_out;
 mod format;
+mod hold;
 mod kafka;
 mod registry;
 mod touch;
@@ -17,11 +18,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use pinion_schemas::change::{self, Change, Operation, Origin, RowChange};
 use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 use self::fan_out::Request;
 use self::format::{Text, texts};
+use self::hold::Hold;
 use self::kafka::Events;
 pub(crate) use self::kafka::topics;
 pub(crate) use self::registry::Registry;
@@ -29,9 +31,9 @@ use self::touch::{Event, Gap, Touch, touched};
 use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::dead_letter::{self, DeadLetter};
-use crate::elasticsearch::{Elasticsearch, Method};
+use crate::elasticsearch::Elasticsearch;
 use crate::error::Fault;
-use crate::metrics::{FeedLabel, Metrics};
+use crate::metrics::{FeedLabel, Metrics, verdict_label};
 use crate::pipeline::delivery::Receipt;
 use crate::ports::{Broker, Database, Destination, Envelope, Future_, Requeue, Transaction};
 use crate::retry::Backoff;
@@ -45,12 +47,10 @@ pub const NAME: &str = "change feed";
 const ROUND: usize = 1000;
 /// Ids in a message.
 const IDS: usize = 100;
-/// How often what is done is told to Kafka while no events come.
-const STORE_EVERY: Duration = Duration::from_millis(500);
 /// After an error it is looked up this often whether the brokers are back.
 const TROUBLE_LOOK: Duration = Duration::from_secs(2);
-/// Events that are not done, because their fan-outs are not; then no more are taken.
-const OPEN_MAX: usize = 100_000;
+/// Events that are not done, because their fan-outs are not; then no more are taken. They take some 30 MB.
+const OPEN_MAX: usize = 500_000;
 /// How often the tables' replica identities are looked up.
 const IDENTITIES_EVERY: Duration = Duration::from_secs(60);
 
@@ -81,9 +81,10 @@ pub struct Feed {
 /// What a round of events touches.
 #[derive(Default)]
 struct Round {
-    /// By the job's number.
+    /// Those of the rows themselves, by the job's number.
     documents: HashMap<usize, Documents>,
-    requests: Vec<Request>,
+    /// What may wait, with the commit and the event of each.
+    others: Vec<(Touch, Option<u64>, Receipt)>,
     letters: Vec<DeadLetter>,
     /// By the source's name.
     transactions: BTreeMap<String, Transactions>,
@@ -152,7 +153,9 @@ async fn take(
     let mut old_rows = OldRows::default();
     let mut memory = Memory::default();
     let mut rounds = std::pin::pin!(events.stream().ready_chunks(ROUND));
-    let mut ticks = tokio::time::interval(STORE_EVERY);
+    let mut hold = Hold::default();
+    let mut ticks = tokio::time::interval(hold::TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = None;
     loop {
         tokio::select! {
@@ -169,11 +172,11 @@ async fn take(
                     let tables = old_rows.get(feed).await;
                     let texts = texts(feed, registry, &taken).await?;
                     let round = feed.sort(events, &texts, &tables, &mut memory)?;
-                    feed.hand_on(round, fan_outs).await;
+                    feed.hand_on(round, &mut hold).await;
                     trouble = None;
                 }
             }
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => feed.release(&mut hold, fan_outs).await,
         }
         // The library tells that a broker is lost, not that it is back.
         if trouble.as_ref().is_some_and(|(_, told)| told.elapsed() > TROUBLE_LOOK) {
@@ -347,7 +350,7 @@ impl Feed {
 
     /// Publishes what a round touches, once its transactions can be seen: Debezium tells of a commit while it is still under
     /// way, and a job is published after its commit has returned.
-    async fn hand_on(&self, round: Round, fan_outs: &mpsc::Sender<Request>) {
+    async fn hand_on(&self, round: Round, hold: &mut Hold) {
         for (source, transactions) in &round.transactions {
             let mut awaited: Vec<Transaction> = transactions.told.iter().cloned().collect();
             if transactions.untold {
@@ -355,16 +358,49 @@ impl Feed {
             }
             self.insist(|| self.sources[source].visible(&awaited)).await;
         }
+        let now = Instant::now();
+        for (touch, sent_ms, receipt) in round.others {
+            hold.add(touch, sent_ms, receipt, now);
+        }
         for (job, documents) in round.documents {
-            let Documents { ids, sent_ms, .. } = documents;
-            self.insist(|| Box::pin(self.publish(job, ids.clone(), Destination::Live, sent_ms))).await;
+            self.publish_insisting(job, &documents, "row").await;
+            // Whatever touched these before is in them.
+            let covered = documents.ids.into_iter().filter_map(|id| hold.take(&Touch::Parent(job, id)));
+            covered.for_each(|held| Receipt::settle_all(&held.receipts));
         }
         self.insist(|| Box::pin(dead_letter::write(&*self.elasticsearch, &self.dead_letters, &round.letters))).await;
         Receipt::settle_all(&round.receipts);
-        for request in round.requests {
-            // The receiver lives as long as this does.
-            let _ended = fan_outs.send(request).await.is_err();
+    }
+
+    /// Publishes what has waited for long enough.
+    async fn release(&self, hold: &mut Hold, fan_outs: &mpsc::Sender<Request>) {
+        let now = Instant::now();
+        let mut documents: HashMap<usize, Documents> = HashMap::new();
+        let mut receipts = Vec::new();
+        for (touch, held) in hold.due(&self.jobs, now) {
+            match touch {
+                Touch::Own(job, id) | Touch::Parent(job, id) => {
+                    documents.entry(job).or_default().add(id, held.sent_ms);
+                    receipts.extend(held.receipts);
+                }
+                Touch::FanOut(wanted, key) => {
+                    if let Err(error) = fan_outs.try_send(Request { wanted, key, held }) {
+                        // They are slower than changes come: what waits meanwhile is taken together.
+                        let Request { wanted, key, held } = error.into_inner();
+                        hold.put_back(Touch::FanOut(wanted, key), held, now);
+                    }
+                }
+            }
         }
+        for (job, documents) in documents {
+            self.publish_insisting(job, &documents, "parent").await;
+        }
+        Receipt::settle_all(&receipts);
+    }
+
+    async fn publish_insisting(&self, job: usize, documents: &Documents, touched_by: &'static str) {
+        let Documents { ids, sent_ms, .. } = documents;
+        self.insist(|| Box::pin(self.publish(job, ids.clone(), Destination::Live, *sent_ms, touched_by))).await;
     }
 
     /// Publishes ids of the job with this number, many in a message.
@@ -374,6 +410,7 @@ impl Feed {
         ids: Vec<Id>,
         destination: Destination,
         sent_ms: Option<u64>,
+        touched_by: &'static str,
     ) -> Result<(), Fault> {
         let job = &self.jobs[job];
         let message = |ids: &[Id]| Requeue {
@@ -384,31 +421,10 @@ impl Feed {
                 .expect("a message of a few valid ids is small and names a valid job"),
             envelope: Envelope { sent_ms, ..Envelope::default() },
         };
-        self.broker.requeue(ids.chunks(IDS).map(message).collect()).await
-    }
-
-    /// Publishes the ids of all documents that the job's index has.
-    async fn publish_indexed(&self, number: usize, sent_ms: Option<u64>) -> Result<(), Fault> {
-        let job = &self.jobs[number];
-        let opened = self.ask(&format!("/{}/_pit?keep_alive=5m", job.index), None).await?;
-        let mut query = json!({
-            "size": fan_out::PAGE, "_source": false, "track_total_hits": false, "sort": ["_shard_doc"],
-            "pit": {"id": opened["id"], "keep_alive": "5m"},
-        });
-        loop {
-            let answer = self.ask("/_search", Some(&query)).await?;
-            let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let Some(last) = hits.last() else { return Ok(()) };
-            query["search_after"] = last["sort"].clone();
-            query["pit"]["id"] = answer["pit_id"].clone();
-            // What is no id of the job's was not written by it.
-            let ids = hits.iter().filter_map(|hit| job.key.id_from_text(hit["_id"].as_str()?).ok());
-            self.publish(number, ids.collect(), Destination::Low, sent_ms).await?;
-        }
-    }
-
-    async fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
-        self.elasticsearch.request(Method::Post, path, body).await?.success()
+        self.broker.requeue(ids.chunks(IDS).map(message).collect()).await?;
+        let published = self.metrics.feed_published.get_or_create(&verdict_label(&job.name, touched_by));
+        published.inc_by(ids.len() as u64);
+        Ok(())
     }
 
     fn count(&self, table: &str, operation: &'static str) {
@@ -424,19 +440,19 @@ fn transaction(source: &Origin<'_>) -> Option<Transaction> {
 }
 
 impl Round {
-    /// Takes what an event touches: one part of its receipt for the documents, one for each fan-out.
+    /// Takes what an event touches: one part of its receipt for the row's own documents, one for each of the others.
     fn add(&mut self, touches: Vec<Touch>, sent_ms: Option<u64>, receipt: impl FnOnce(u32) -> Receipt) {
-        let fan_outs = touches.iter().filter(|touch| matches!(touch, Touch::FanOut(..))).count();
-        let parts = if touches.is_empty() { 0 } else { 1 + fan_outs };
-        let receipt = receipt(u32::try_from(parts).unwrap_or(u32::MAX));
-        self.receipts.push(receipt.clone());
+        let others = touches.iter().filter(|touch| !matches!(touch, Touch::Own(..))).count();
+        let has_own = touches.len() > others;
+        let receipt = receipt(u32::try_from(usize::from(has_own) + others).unwrap_or(u32::MAX));
         for touch in touches {
             match touch {
-                Touch::Document(job, id) => self.documents.entry(job).or_default().add(id, sent_ms),
-                Touch::FanOut(wanted, key) => {
-                    self.requests.push(Request { wanted, key, sent_ms, receipt: receipt.clone() });
-                }
+                Touch::Own(job, id) => self.documents.entry(job).or_default().add(id, sent_ms),
+                other => self.others.push((other, sent_ms, receipt.clone())),
             }
+        }
+        if has_own {
+            self.receipts.push(receipt);
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct Metrics {
     pub oldest_unsettled: Family<JobLabel, Seconds>,
     /// Events of the change feed, by table and operation.
     pub feed_events: Family<FeedLabel, Counter>,
+    /// Ids that the feed published, by job and by what touched them: the document's own row (`row`), one of many that it is
+    /// made of (`parent`), a query or a truncated table (`fan_out`).
+    pub feed_published: Family<VerdictLabel, Counter>,
     /// From the commit of the event that was taken last to its being taken.
     pub feed_lag: Seconds,
     /// Events that this worker has taken and that are not done, or wait for one that is not.
@@ -102,6 +105,7 @@ impl Default for Metrics {
             paused: Family::default(),
             oldest_unsettled: Family::default(),
             feed_events: Family::default(),
+            feed_published: Family::default(),
             feed_lag: Seconds::default(),
             feed_open: Gauge::default(),
             limit: Gauge::default(),
@@ -138,6 +142,11 @@ impl Metrics {
             self.oldest_unsettled.clone(),
         );
         registry.register("feed_events", "Events of the change feed", self.feed_events.clone());
+        registry.register(
+            "feed_published",
+            "Ids that the feed published, by what touched them",
+            self.feed_published.clone(),
+        );
         registry.register_with_unit(
             "feed_lag",
             "Age of the event that was taken last, when it was taken",

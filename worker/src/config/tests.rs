@@ -33,7 +33,9 @@ fn the_annotated_file_is_valid_and_shows_the_defaults() {
             .replace("topic_prefix: Some(\"shop\")", "topic_prefix: None")
     };
     assert_eq!(without(&plain), without(&full));
-    assert!(plain.kafka.is_none() && full.kafka.is_some_and(|kafka| kafka.group == "pinion"));
+    assert!(plain.kafka.is_none() && full.kafka.as_ref().is_some_and(|kafka| kafka.group == "pinion"));
+    let shown = full.kafka.map(|kafka| kafka.fan_out_ids_per_s_max);
+    assert_eq!(shown, Some(defaults::fan_out_ids_per_s_max()));
 }
 
 fn problem_of(edit: impl Fn(&str) -> String) -> String {

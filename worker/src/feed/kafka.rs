@@ -20,6 +20,8 @@ use crate::pipeline::delivery::{Ledger, Receipt};
 const TOPICS_LOOK: Duration = Duration::from_secs(10);
 /// How long the consumer may not ask for events, while a server is away, before its partitions are given to others.
 const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a worker that was killed keeps its partitions from the others.
+const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How long a broker has to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What the library may fetch ahead, in KiB.
@@ -47,6 +49,7 @@ impl Events {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("allow.auto.create.topics", "false")
             .set("topic.metadata.refresh.interval.ms", TOPICS_LOOK.as_millis().to_string())
+            .set("session.timeout.ms", GONE_AFTER.as_millis().to_string())
             .set("max.poll.interval.ms", SILENCE_MAX.as_millis().to_string())
             .set("queued.max.messages.kbytes", FETCHED_KIB_MAX.to_string())
             .set_log_level(RDKafkaLogLevel::Warning);

@@ -7,10 +7,12 @@ use pinion_schemas::{Id, IdError, JobDefinition, WatchRule};
 use serde_json::value::RawValue;
 
 /// Something that a changed row touches.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Touch {
-    /// A document of the job with this number.
-    Document(usize, Id),
+    /// The row's own document, of the job with this number: the rule's column is the row's key.
+    Own(usize, Id),
+    /// A document that the row is a part of, with any number of others.
+    Parent(usize, Id),
     /// Many documents, from the changed row's key, as JSON; empty where it is of no matter.
     FanOut(FanOut, String),
 }
@@ -56,6 +58,11 @@ impl<'a> Event<'a> {
     fn old(&self, column: &str) -> Option<&'a RawValue> {
         let told = self.change.before.as_ref().filter(|_| self.has_old_rows);
         self.key.and_then(|key| key.get(column)).or_else(|| told?.get(column))
+    }
+
+    /// Whether the column alone is the row's key, so that no two rows have the same value.
+    fn is_key(&self, column: &str) -> bool {
+        self.key.is_some_and(|key| key.only().is_some() && key.get(column).is_some())
     }
 }
 
@@ -105,7 +112,8 @@ pub(super) fn touched(jobs: &[JobDefinition], source: &str, event: &Event<'_>) -
                 WatchRule::Key(column) => {
                     for found in ids(job, column, event) {
                         match found {
-                            Ok(id) => touches.push(Touch::Document(number, id)),
+                            Ok(id) if event.is_key(column) => touches.push(Touch::Own(number, id)),
+                            Ok(id) => touches.push(Touch::Parent(number, id)),
                             Err(gap) => gaps.push(gap),
                         }
                     }
@@ -172,22 +180,26 @@ mod tests {
         format!(r#"{{"op":"{op}","before":{before},"after":{after},"source":{{"schema":"public","table":"{table}"}}}}"#)
     }
 
-    fn document(id: i64) -> Touch {
-        Touch::Document(0, Id::Int(id))
+    fn own(id: i64) -> Touch {
+        Touch::Own(0, Id::Int(id))
+    }
+
+    fn parent(id: i64) -> Touch {
+        Touch::Parent(0, Id::Int(id))
     }
 
     #[test]
     fn a_moved_item_touches_both_orders() {
         let moved = event("order_items", "u", r#"{"id":1,"order_id":7}"#, r#"{"id":1,"order_id":8}"#);
-        assert_eq!(of(true, &moved, r#"{"id":1}"#), (vec![document(7), document(8)], vec![]));
+        assert_eq!(of(true, &moved, r#"{"id":1}"#), (vec![parent(7), parent(8)], vec![]));
         let stayed = event("order_items", "u", r#"{"id":1,"order_id":7}"#, r#"{"id":1,"order_id":7}"#);
-        assert_eq!(of(true, &stayed, r#"{"id":1}"#), (vec![document(7)], vec![]));
+        assert_eq!(of(true, &stayed, r#"{"id":1}"#), (vec![parent(7)], vec![]));
     }
 
     #[test]
     fn without_the_old_row_its_parent_is_a_gap() {
         let moved = event("order_items", "u", "null", r#"{"id":1,"order_id":8}"#);
-        assert_eq!(of(false, &moved, r#"{"id":1}"#), (vec![document(8)], vec![Gap::OldValue("order_id".to_owned())]));
+        assert_eq!(of(false, &moved, r#"{"id":1}"#), (vec![parent(8)], vec![Gap::OldValue("order_id".to_owned())]));
         let deleted = event("order_items", "d", r#"{"id":1,"order_id":0}"#, "null");
         assert_eq!(of(false, &deleted, r#"{"id":1}"#), (vec![], vec![Gap::OldValue("order_id".to_owned())]));
     }
@@ -195,9 +207,17 @@ mod tests {
     #[test]
     fn the_key_tells_what_the_old_row_does_not() {
         let changed = event("orders", "u", "null", r#"{"id":3,"status":"paid"}"#);
-        assert_eq!(of(false, &changed, r#"{"id":3}"#), (vec![document(3)], vec![]));
+        assert_eq!(of(false, &changed, r#"{"id":3}"#), (vec![own(3)], vec![]));
         let deleted = event("orders", "d", r#"{"id":3}"#, "null");
-        assert_eq!(of(false, &deleted, r#"{"schema":{},"payload":{"id":3}}"#), (vec![document(3)], vec![]));
+        assert_eq!(of(false, &deleted, r#"{"schema":{},"payload":{"id":3}}"#), (vec![own(3)], vec![]));
+    }
+
+    #[test]
+    fn a_row_that_has_its_parent_s_key_is_its_own() {
+        let delivered = event("deliveries", "u", "null", r#"{"order_id":4,"rider":"r"}"#);
+        assert_eq!(of(false, &delivered, r#"{"order_id":4}"#), (vec![own(4)], vec![]));
+        let one_of_two = event("deliveries", "c", "null", r#"{"order_id":4,"rider":"r"}"#);
+        assert_eq!(of(false, &one_of_two, r#"{"order_id":4,"rider":"r"}"#), (vec![parent(4)], vec![]));
     }
 
     #[test]
