@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # connect.sh - Kafka Connect (distributed mode, one worker, REST on loopback).
-#   connect.sh start|stop|restart|status
+# A second one: another NODE, CONNECT_PORT, BROKER_PORT.
+#   connect.sh start|stop|restart|status|wipe
 #   connect.sh plugins                 the connector classes that the worker found
 #   connect.sh put NAME FILE.json      create or replace a connector (JSON: its config only;
 #                                      "-" reads stdin) and wait until connector and task run
@@ -10,7 +11,7 @@
 #   connect.sh reset NAME              forget its position too: the next put snapshots again
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
-CONF="$RUN/connect-distributed.properties"
+NODE="${NODE:-connect}"; CONF="$RUN/$NODE.properties"
 
 write_conf() {
   cat >"$CONF" <<CONF
@@ -48,7 +49,7 @@ ready() { curl -fsS -m 5 "$CONNECT_URL/connectors"; }
 
 start() {
   use_java 17
-  already_up connect ready && { say "connect: already up on $CONNECT_URL"; return; }
+  already_up "$NODE" ready && { say "$NODE: already up on $CONNECT_URL"; return; }
   for p in postgres mysql mariadb; do
     [ -s "$PLUGINS/debezium-connector-$p/.stamp" ] || { "$BIN/fetch.sh" debezium; break; }
   done
@@ -57,10 +58,11 @@ start() {
   free_port "$CONNECT_PORT"
   local t0; t0=$(now_ms)
   write_conf
-  launch connect "$JAVA" $CONNECT_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \
+  mkdir -p "$DATA/$NODE"   # empty: its state is in Kafka's topics; but what is there is seen to be there
+  launch "$NODE" "$JAVA" $CONNECT_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \
     -cp "$LIB/*" org.apache.kafka.connect.cli.ConnectDistributed "$CONF"
-  wait_ready connect 120 ready
-  say "connect: ready on $CONNECT_URL after $(( $(now_ms) - t0 )) ms"
+  wait_ready "$NODE" 120 ready
+  say "$NODE: ready on $CONNECT_URL after $(( $(now_ms) - t0 )) ms"
 }
 
 # Print the states as one line: connector's first, then each task's.
@@ -101,9 +103,10 @@ need curl curl ca-certificates
 need jq jq
 case "${1:-}" in
   start) start ;;
-  stop) stop_pid connect ;;
-  restart) stop_pid connect; start ;;
-  status) status connect ;;
+  stop) stop_pid "$NODE" ;;
+  restart) stop_pid "$NODE"; start ;;
+  status) status "$NODE" ;;
+  wipe) stop_pid "$NODE"; rm -rf "${DATA:?}/$NODE" "$CONF" "$LOGS/$NODE.log"; say "$NODE: wiped" ;;
   plugins) curl -fsS "$CONNECT_URL/connector-plugins" | jq -r '.[] | "\(.type) \(.class) \(.version)"' ;;
   put) put "$2" "$3" ;;
   wait) wait_running "$2" "${3:-60}" ;;
@@ -114,5 +117,5 @@ case "${1:-}" in
          for ((i = 0; i < 50; i++)); do [ "$(states "$2")" = STOPPED ] && break; sleep 0.2; done
          curl -sS -X DELETE "$CONNECT_URL/connectors/$2/offsets"; echo
          curl -fsS -X DELETE "$CONNECT_URL/connectors/$2" ;;
-  *) sed -n '2,10p' "$0"; exit 2 ;;
+  *) sed -n '2,11p' "$0"; exit 2 ;;
 esac

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # kafka.sh start|stop|status|wipe|restart - one Kafka broker (KRaft, combined
-# broker + controller, single node) on loopback.
+# broker + controller, single node) on loopback. A second one: another NODE, BROKER_PORT, CONTROLLER_PORT.
 #   start   format the storage on first use, start, wait until it answers
 #   wipe    stop and forget all topics
 #   topics  kafka-topics, such as `topics --list` or `topics --delete --topic 'shop\..*'`
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
-KDATA="$DATA/kafka"; CONF="$RUN/server.properties"
+NODE="${NODE:-kafka}"; KDATA="$DATA/$NODE"; CONF="$RUN/$NODE.properties"
 
 write_conf() {
   cat >"$CONF" <<CONF
@@ -41,11 +41,11 @@ log.cleaner.dedupe.buffer.size=16777216
 CONF
 }
 
-ready() { port_open "$BROKER_PORT" && grep -q 'Kafka Server started' "$LOGS/kafka.log"; }
+ready() { port_open "$BROKER_PORT" && grep -q 'Kafka Server started' "$LOGS/$NODE.log"; }
 
 start() {
   use_java 17
-  already_up kafka ready && { say "kafka: already up on $BOOTSTRAP"; return; }
+  already_up "$NODE" ready && { say "$NODE: already up on $BOOTSTRAP"; return; }
   [ -s "$LIB/.stamp" ] || "$BIN/fetch.sh" kafka
   free_port "$BROKER_PORT"
   local t0; t0=$(now_ms)
@@ -53,21 +53,21 @@ start() {
   # meta.properties exists exactly when the folder has been formatted.
   if [ ! -f "$KDATA/meta.properties" ]; then
     local id; id=$(kafka_tool kafka.tools.StorageTool random-uuid)
-    kafka_tool kafka.tools.StorageTool format --standalone -t "$id" -c "$CONF" >"$LOGS/kafka-format.log" 2>&1 \
-      || { cat "$LOGS/kafka-format.log" >&2; die "format failed"; }
+    kafka_tool kafka.tools.StorageTool format --standalone -t "$id" -c "$CONF" >"$LOGS/$NODE-format.log" 2>&1 \
+      || { cat "$LOGS/$NODE-format.log" >&2; die "format failed"; }
   fi
-  launch kafka "$JAVA" $BROKER_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \
+  launch "$NODE" "$JAVA" $BROKER_HEAP $SERVER_GC -Dlog4j2.configurationFile="$HERE/conf/log4j2-server.properties" \
     -cp "$LIB/*" kafka.Kafka "$CONF"
-  wait_ready kafka 90 ready
-  say "kafka: ready on $BOOTSTRAP after $(( $(now_ms) - t0 )) ms"
+  wait_ready "$NODE" 90 ready
+  say "$NODE: ready on $BOOTSTRAP after $(( $(now_ms) - t0 )) ms"
 }
 
 case "${1:-}" in
   start) start ;;
-  stop) stop_pid kafka ;;
-  restart) stop_pid kafka; start ;;
-  status) status kafka ;;
-  wipe) stop_pid kafka; rm -rf "$KDATA"; say "kafka: wiped" ;;
+  stop) stop_pid "$NODE" ;;
+  restart) stop_pid "$NODE"; start ;;
+  status) status "$NODE" ;;
+  wipe) stop_pid "$NODE"; rm -rf "$KDATA" "$CONF" "$LOGS/$NODE.log" "$LOGS/$NODE-format.log"; say "$NODE: wiped" ;;
   topics) shift; use_java 17; kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOTSTRAP" "$@" ;;
   *) sed -n '2,6p' "$0"; exit 2 ;;
 esac

@@ -1,11 +1,13 @@
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::eventually;
 use crate::mysql::MysqlShop;
 use crate::namespace::Namespace;
+use crate::private::PrivateKafka;
 use crate::script::{run_async, script, top};
 use crate::setup::Setup;
 use crate::stack::{port, stack};
@@ -40,7 +42,12 @@ impl Feed {
 
     /// The same, with more settings of the connector.
     pub async fn start_with(namespace: &Namespace, more: Value) -> Result<Self> {
-        let feed = Self::new(namespace, "public", Database::Postgres(namespace.superuser_url())).await?;
+        Self::start_on(namespace, None, more).await
+    }
+
+    /// The same with servers of the test's own, where it has some.
+    pub async fn start_on(namespace: &Namespace, kafka: Option<&PrivateKafka>, more: Value) -> Result<Self> {
+        let feed = Self::new(namespace, "public", Database::Postgres(namespace.superuser_url()), kafka).await?;
         let settings = [
             ("database.port", port("PG_PORT", 15432)?.to_string()),
             ("database.user", "postgres".to_owned()),
@@ -61,7 +68,15 @@ impl Feed {
 
     /// The same for a shop on MariaDB or MySQL.
     pub async fn start_mysql(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
-        let feed = Self::new(namespace, namespace.name(), Database::Mysql).await?;
+        Self::start_mysql_on(namespace, shop, None).await
+    }
+
+    /// The same with servers of the test's own, where it has some.
+    pub async fn start_mysql_on(namespace: &Namespace, shop: &MysqlShop, kafka: Option<&PrivateKafka>) -> Result<Self> {
+        /// Two connectors with one id would end each other.
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let feed = Self::new(namespace, namespace.name(), Database::Mysql, kafka).await?;
+        let server = 6000 + std::process::id() % 100_000 * 100 + SERVERS.fetch_add(1, Ordering::Relaxed) % 100;
         // A user of its own: the server's list of threads then tells when it follows.
         shop.execute(&format!(
             "CREATE USER {0}@'127.0.0.1'; GRANT SELECT, RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT, LOCK TABLES \
@@ -73,7 +88,7 @@ impl Feed {
             ("database.port", shop.primary_port().to_string()),
             ("database.user", feed.name.clone()),
             ("database.password", String::new()),
-            ("database.server.id", (6000 + std::process::id() % 1_000_000).to_string()),
+            ("database.server.id", server.to_string()),
             ("database.include.list", feed.name.clone()),
             ("schema.history.internal.kafka.bootstrap.servers", feed.broker.clone()),
             ("schema.history.internal.kafka.topic", format!("schema-history.{}", feed.name)),
@@ -90,15 +105,27 @@ impl Feed {
         Ok(feed)
     }
 
-    async fn new(namespace: &Namespace, schema: &str, database: Database) -> Result<Self> {
-        stack().await?;
-        let mut servers = script("all.sh", &[]);
-        servers.args(["start", "kafka", "connect", "registry"]);
-        run_async(servers).await?;
+    async fn new(
+        namespace: &Namespace,
+        schema: &str,
+        database: Database,
+        kafka: Option<&PrivateKafka>,
+    ) -> Result<Self> {
+        let (connect, broker) = match kafka {
+            Some(kafka) => (kafka.connect_url(), kafka.bootstrap()),
+            None => {
+                stack().await?;
+                let mut servers = script("all.sh", &[]);
+                servers.args(["start", "kafka", "connect", "registry"]);
+                run_async(servers).await?;
+                let url = |port| format!("127.0.0.1:{port}");
+                (format!("http://{}", url(port("CONNECT_PORT", 18083)?)), url(port("BROKER_PORT", 19092)?))
+            }
+        };
         Ok(Self {
             name: namespace.name().to_owned(),
-            connect: format!("http://127.0.0.1:{}", port("CONNECT_PORT", 18083)?),
-            broker: format!("127.0.0.1:{}", port("BROKER_PORT", 19092)?),
+            connect,
+            broker,
             registry: format!("http://127.0.0.1:{}", port("REGISTRY_PORT", 18081)?),
             schema: schema.to_owned(),
             database,
@@ -123,6 +150,20 @@ impl Feed {
             let states = [&status["connector"]["state"], &status["tasks"][0]["state"]];
             ensure!(states == ["RUNNING", "RUNNING"], "{status}");
             Ok(Some(()))
+        })
+        .await
+    }
+
+    /// Starts what has failed of the connector again, as an operator would.
+    pub async fn mend(&self) -> Result<()> {
+        eventually("the connector to run", TIMEOUT, async || {
+            let path = format!("{}/restart?includeTasks=true&onlyFailed=true", self.name);
+            let status = self.request(reqwest::Method::GET, &format!("{}/status", self.name), None).await?;
+            if [&status["connector"]["state"], &status["tasks"][0]["state"]] == ["RUNNING", "RUNNING"] {
+                return Ok(Some(()));
+            }
+            self.request(reqwest::Method::POST, &path, None).await?;
+            bail!("{status}")
         })
         .await
     }

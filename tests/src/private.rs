@@ -88,10 +88,63 @@ impl PrivateRabbit {
     }
 }
 
+/// A Kafka broker and a Kafka Connect of the test's own. Both are removed at the end.
+pub struct PrivateKafka {
+    // Connect goes first: without its broker it would not end.
+    connect: PrivateService,
+    broker: PrivateService,
+    broker_port: u16,
+    connect_port: u16,
+}
+
+impl PrivateKafka {
+    /// Starts the broker, then Connect.
+    pub async fn start() -> Result<Self> {
+        stack().await?;
+        let (broker_port, connect_port) = (free_port(&[1])?, free_port(&[])?);
+        let ports =
+            [("BROKER_PORT", broker_port), ("CONTROLLER_PORT", broker_port + 1), ("CONNECT_PORT", connect_port)];
+        let heaps = [("BROKER_HEAP", "-Xms64m -Xmx256m"), ("CONNECT_HEAP", "-Xms64m -Xmx256m")];
+        let ports = ports.map(|(name, port)| (name, port.to_string()));
+        let environment: Vec<_> = ports.into_iter().chain(heaps.map(|(name, heap)| (name, heap.to_owned()))).collect();
+        let kafka = Self {
+            connect: PrivateService::new(CONNECT, environment.clone()),
+            broker: PrivateService::new(KAFKA, environment),
+            broker_port,
+            connect_port,
+        };
+        kafka.broker.start().await?;
+        kafka.connect.start().await?;
+        Ok(kafka)
+    }
+
+    /// The broker's address.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.broker_port)
+    }
+
+    /// Connect's address.
+    pub fn connect_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.connect_port)
+    }
+
+    /// The broker's process.
+    pub fn broker(&self) -> &PrivateService {
+        &self.broker
+    }
+
+    /// Connect's process.
+    pub fn connect(&self) -> &PrivateService {
+        &self.connect
+    }
+}
+
 const QUEUES_TIMEOUT: Duration = Duration::from_secs(10);
 const ELASTICSEARCH: &str = "elasticsearch";
 const RABBITMQ: &str = "rabbitmq";
 pub(crate) const MARIADB: &str = "mariadb";
+const KAFKA: &str = "kafka";
+const CONNECT: &str = "connect";
 
 /// The process of a private server. It is killed, and its files are removed, when this is dropped.
 pub struct PrivateService {
@@ -109,7 +162,8 @@ impl PrivateService {
 
     /// The server that a killed test run left behind, to be dropped; `None` when the node's name says no kind of server.
     pub(crate) fn leftover(node: String) -> Option<Self> {
-        let kind = [ELASTICSEARCH, RABBITMQ, MARIADB].into_iter().find(|kind| node.ends_with(kind))?;
+        let kinds = [ELASTICSEARCH, RABBITMQ, MARIADB, KAFKA, CONNECT];
+        let kind = kinds.into_iter().find(|kind| node.ends_with(kind))?;
         Some(Self { kind, environment: vec![("NODE", node.clone())], node })
     }
 

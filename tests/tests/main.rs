@@ -19,3 +19,4 @@ mod operators;
 mod outages;
 mod postgres_types;
 mod shop;
+mod soak;
