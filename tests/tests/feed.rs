@@ -104,6 +104,39 @@ async fn a_killed_worker_loses_no_change() -> Result<()> {
     namespace.finish().await
 }
 
+/// A truncation touches what is in the index, whether a search finds it yet or not, and what arrives later from before it.
+#[tokio::test]
+async fn a_truncated_table_leaves_nothing_behind() -> Result<()> {
+    let namespace = Namespace::shop(20).await?;
+    let feed = Feed::start(&namespace).await?;
+    let setup = feed.configure(Setup {
+        elasticsearch_more: "bulk_s_max = 1\n".to_owned(),
+        worker: "document_age_s_max = 1\n".to_owned(),
+        ..Setup::shop(&namespace)?
+    });
+    let mapping = setup.jobs.join("orders/mapping.json");
+    let slow =
+        std::fs::read_to_string(&mapping)?.replace("\"refresh_interval\": \"1s\"", "\"refresh_interval\": \"1h\"");
+    ensure!(slow.contains("1h"), "{slow}");
+    std::fs::write(&mapping, slow)?;
+    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    namespace.execute("DELETE FROM deliveries; INSERT INTO deliveries VALUES (5, 'Rita', now(), NULL, 100)").await?;
+    let rider = |order: &Value| order["delivery"]["rider"].clone();
+    document(&namespace, "orders", 5, rider, Some(json!("Rita"))).await?;
+    namespace.execute("TRUNCATE deliveries").await?;
+    document(&namespace, "orders", 5, rider, Some(Value::Null)).await?;
+
+    namespace.execute("TRUNCATE orders CASCADE").await?;
+    document(&namespace, "orders", 5, rider, None).await?;
+    // As one that was read before the truncation, sent after it: a document that no event tells of any more.
+    let late = format!("/{}/_doc/77?version=1&version_type=external_gte", namespace.index("orders"));
+    namespace.elastic().ok(reqwest::Method::PUT, &late, Some(json!({"status": "placed"}))).await?;
+    document(&namespace, "orders", 77, status, None).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    drop(feed);
+    namespace.finish().await
+}
+
 /// What is no event is a dead letter with its place, and the events behind it are followed.
 #[tokio::test]
 async fn what_is_no_event_stops_nothing() -> Result<()> {

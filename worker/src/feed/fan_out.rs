@@ -1,7 +1,7 @@
 //! Fan-outs: one changed row touches many documents. They are found page by page and published to their job's low lane,
 //! so that nothing is held whole in memory and live changes go first. A budget bounds them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::pipeline::delivery::Receipt;
 use crate::ports::{Destination, TouchedPage};
 use crate::retry::Backoff;
 
-/// Ids in a page at the most; with a small budget it is that of a second.
+/// Ids that are looked up together.
 const PAGE: usize = 10_000;
 /// How many may wait here; others wait in the [`hold`](super::hold).
 pub(super) const WAITING_MAX: usize = 1000;
@@ -39,23 +39,36 @@ struct Waiting {
     held: Held,
 }
 
-/// The budget: after a page, the next one waits until its ids have had their time.
+/// The budget: after some ids, the next ones wait until those have had their time.
 struct Pace {
     ids_per_s_max: u32,
     next: Instant,
 }
 
 impl Pace {
-    fn page(&self) -> usize {
-        PAGE.min(self.ids_per_s_max as usize)
+    /// Ids that may go together: those of a second.
+    fn step(&self) -> usize {
+        self.ids_per_s_max as usize
     }
 
-    async fn wait(&self) {
+    async fn wait_for(&mut self, ids: usize) {
         tokio::time::sleep_until(self.next).await;
-    }
-
-    fn spend(&mut self, ids: usize) {
         self.next = Instant::now() + Duration::from_secs_f64(ids as f64 / f64::from(self.ids_per_s_max));
+    }
+}
+
+/// Truncated tables are looked at twice: what was read before the truncation may arrive after the first look.
+#[derive(Default)]
+struct SecondLooks(VecDeque<(Instant, Request)>);
+
+impl SecondLooks {
+    /// The next one, when it is due.
+    async fn due(&mut self) -> Request {
+        match self.0.front() {
+            Some((at, _)) => tokio::time::sleep_until(*at).await,
+            None => std::future::pending().await,
+        }
+        self.0.pop_front().expect("it was there, and only this takes it").1
     }
 }
 
@@ -64,8 +77,13 @@ impl Pace {
 /// `stuck` is told what a fan-out waits for.
 pub(super) async fn run(feed: Arc<Feed>, mut requests: mpsc::Receiver<Request>, stuck: watch::Sender<Option<String>>) {
     let mut pace = Pace { ids_per_s_max: feed.kafka.fan_out_ids_per_s_max, next: Instant::now() };
+    let mut second_looks = SecondLooks::default();
     let mut taken = Vec::new();
-    while requests.recv_many(&mut taken, WAITING_MAX).await > 0 {
+    loop {
+        tokio::select! {
+            count = requests.recv_many(&mut taken, WAITING_MAX) => if count == 0 { return },
+            request = second_looks.due() => taken.push(request),
+        }
         let mut waiting: HashMap<FanOut, Waiting> = HashMap::new();
         for request in taken.drain(..) {
             let place = waiting.entry(request.wanted).or_default();
@@ -74,22 +92,39 @@ pub(super) async fn run(feed: Arc<Feed>, mut requests: mpsc::Receiver<Request>, 
         }
         for (wanted, Waiting { keys, held }) in waiting {
             let keys: Vec<String> = keys.into_iter().collect();
-            let mut after = None;
-            let mut backoff = Backoff::for_server();
-            loop {
-                match page(&feed, wanted, &keys, after.as_ref(), held.sent_ms, &mut pace).await {
-                    Ok(Some(last)) => after = Some(last),
-                    Ok(None) => break,
-                    Err(fault) => {
-                        stuck.send_replace(Some(format!("a fan-out waits: {fault}")));
-                        backoff.wait().await;
-                    }
-                }
+            insist(&feed, wanted, &keys, held.sent_ms, &mut pace, &stuck).await;
+            if let FanOut::All(job) = wanted {
+                let at = Instant::now() + feed.config.second_look_after();
+                second_looks.0.push_back((at, Request { wanted: FanOut::AllAgain(job), key: String::new(), held }));
+            } else {
+                Receipt::settle_all(&held.receipts);
             }
-            stuck.send_replace(None);
-            Receipt::settle_all(&held.receipts);
         }
     }
+}
+
+/// Publishes all pages of a fan-out, however often that has to be tried.
+async fn insist(
+    feed: &Feed,
+    wanted: FanOut,
+    keys: &[String],
+    sent_ms: Option<u64>,
+    pace: &mut Pace,
+    stuck: &watch::Sender<Option<String>>,
+) {
+    let mut after = None;
+    let mut backoff = Backoff::for_server();
+    loop {
+        match page(feed, wanted, keys, after.as_ref(), sent_ms, pace).await {
+            Ok(Some(last)) => after = Some(last),
+            Ok(None) => break,
+            Err(fault) => {
+                stuck.send_replace(Some(format!("a fan-out waits: {fault}")));
+                backoff.wait().await;
+            }
+        }
+    }
+    stuck.send_replace(None);
 }
 
 /// Publishes a page of documents; where the next one begins, if there is one.
@@ -106,45 +141,44 @@ async fn page(
             let definition = &feed.jobs[job];
             let WatchRule::Sql(rule) = &definition.watch[watch].rule else { return Ok(None) };
             let database = &feed.sources[&definition.source];
-            pace.wait().await;
             // Fenced as a document's query is: it must not miss a row that the change brought.
             let mut reading = database.open(database.position().await?).await?;
-            let page = TouchedPage { rule, keys, key: definition.key, after, limit: pace.page() };
-            let ids = reading.touched(page).await?;
+            let ids = reading.touched(TouchedPage { rule, keys, key: definition.key, after, limit: PAGE }).await?;
             reading.finish().await;
             (job, ids)
         }
-        FanOut::All(job) => return publish_indexed(feed, job, sent_ms, pace).await.map(|()| None),
+        FanOut::All(job) | FanOut::AllAgain(job) => {
+            return publish_indexed(feed, job, sent_ms, pace).await.map(|()| None);
+        }
     };
-    let last = if ids.len() == pace.page() { ids.last().cloned() } else { None };
-    publish(feed, number, ids, sent_ms, pace).await?;
+    let last = if ids.len() == PAGE { ids.last().cloned() } else { None };
+    for ids in ids.chunks(pace.step()) {
+        pace.wait_for(ids.len()).await;
+        feed.publish(number, ids.to_vec(), Destination::Low, sent_ms, "fan_out").await?;
+    }
     Ok(last)
 }
 
-/// Publishes the ids of all documents that the job's index has.
+/// Publishes the ids of all documents that the job's index has, found by a search or not yet.
 async fn publish_indexed(feed: &Feed, number: usize, sent_ms: Option<u64>, pace: &mut Pace) -> Result<(), Fault> {
     let job = &feed.jobs[number];
+    ask(feed, &format!("/{}/_refresh", job.index), None).await?;
     let opened = ask(feed, &format!("/{}/_pit?keep_alive=5m", job.index), None).await?;
     let mut query = json!({
-        "size": pace.page(), "_source": false, "track_total_hits": false, "sort": ["_shard_doc"],
+        "size": PAGE.min(pace.step()), "_source": false, "track_total_hits": false, "sort": ["_shard_doc"],
         "pit": {"id": opened["id"], "keep_alive": "5m"},
     });
     loop {
-        pace.wait().await;
         let answer = ask(feed, "/_search", Some(&query)).await?;
         let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
         let Some(last) = hits.last() else { return Ok(()) };
         query["search_after"] = last["sort"].clone();
         query["pit"]["id"] = answer["pit_id"].clone();
         // What is no id of the job's was not written by it.
-        let ids = hits.iter().filter_map(|hit| job.key.id_from_text(hit["_id"].as_str()?).ok());
-        publish(feed, number, ids.collect(), sent_ms, pace).await?;
+        let ids: Vec<Id> = hits.iter().filter_map(|hit| job.key.id_from_text(hit["_id"].as_str()?).ok()).collect();
+        pace.wait_for(ids.len()).await;
+        feed.publish(number, ids, Destination::Low, sent_ms, "fan_out").await?;
     }
-}
-
-async fn publish(feed: &Feed, number: usize, ids: Vec<Id>, sent_ms: Option<u64>, pace: &mut Pace) -> Result<(), Fault> {
-    pace.spend(ids.len());
-    feed.publish(number, ids, Destination::Low, sent_ms, "fan_out").await
 }
 
 async fn ask(feed: &Feed, path: &str, body: Option<&Value>) -> Result<Value, Fault> {

@@ -97,7 +97,7 @@ impl Touch {
     fn job(&self) -> usize {
         match self {
             Self::Own(job, _) | Self::Parent(job, _) => *job,
-            Self::FanOut(FanOut::Rule { job, .. } | FanOut::All(job), _) => *job,
+            Self::FanOut(FanOut::Rule { job, .. } | FanOut::All(job) | FanOut::AllAgain(job), _) => *job,
         }
     }
 }

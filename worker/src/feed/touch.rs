@@ -24,6 +24,8 @@ pub(super) enum FanOut {
     Rule { job: usize, watch: usize },
     /// All that the index of the job with this number has: a table was truncated.
     All(usize),
+    /// The same once more, when nothing that was read before can still arrive.
+    AllAgain(usize),
 }
 
 /// What an event does not tell and a rule needs.
