@@ -5,6 +5,8 @@
 STACK := stack/bin
 # MySQL is there for one kind of processor only; elsewhere its tests are left out.
 MYSQL := $(if $(filter x86_64,$(shell uname -m)),mysql)
+# What the tests need besides Elasticsearch.
+TESTED := rabbitmq pg mariadb $(MYSQL) kafka connect registry
 # The services of `stack-…`: `make stack-start SERVICES="rabbitmq kafka"`.
 SERVICES := rabbitmq elasticsearch pg
 
@@ -19,14 +21,14 @@ demo-feed: ## the change feed: rows change in SQL, nobody sends a message, docum
 
 test: ## all tests, on the real services; those that were not running are stopped afterwards
 	$(STACK)/build-tools.sh
-	$(STACK)/with.sh rabbitmq pg mariadb $(MYSQL) kafka connect -- $(MAKE) test-elasticsearch8 test-elasticsearch9
+	$(STACK)/with.sh $(TESTED) -- $(MAKE) test-elasticsearch8 test-elasticsearch9
 
 test-elasticsearch8: ## all tests, with Elasticsearch 8.18
-	$(STACK)/with.sh rabbitmq pg mariadb $(MYSQL) kafka connect elasticsearch -- cargo test --workspace
+	$(STACK)/with.sh $(TESTED) elasticsearch -- cargo test --workspace
 
 test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JDK of version 21 or newer is found
 	@if $(STACK)/elasticsearch9.sh available; then \
-	  $(STACK)/with.sh rabbitmq pg mariadb $(MYSQL) kafka connect elasticsearch9 -- \
+	  $(STACK)/with.sh $(TESTED) elasticsearch9 -- \
 	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests; \
 	else echo "no JDK of version 21 or newer: the tests with Elasticsearch 9 are left out"; fi
 
