@@ -1,6 +1,6 @@
 # Everything here is a line or two that you could type yourself; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 bench fmt lint clean stack-start stack-stop stack-status stack-wipe
+.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 soak bench fmt lint clean stack-start stack-stop stack-status stack-wipe
 
 STACK := stack/bin
 # MySQL is there for one kind of processor only; elsewhere its tests are left out.
@@ -9,6 +9,8 @@ MYSQL := $(if $(filter x86_64,$(shell uname -m)),mysql)
 TESTED := rabbitmq pg mariadb $(MYSQL) kafka connect registry
 # The services of `stack-…`: `make stack-start SERVICES="rabbitmq kafka"`.
 SERVICES := rabbitmq elasticsearch pg
+# Of `soak`.
+MINUTES := 10
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -31,6 +33,10 @@ test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JD
 	  $(STACK)/with.sh $(TESTED) elasticsearch9 -- \
 	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests; \
 	else echo "no JDK of version 21 or newer: the tests with Elasticsearch 9 are left out"; fi
+
+soak: ## random changes for MINUTES a database and mode while workers, Connect and Kafka are killed; SEED repeats one
+	$(STACK)/with.sh rabbitmq pg mariadb elasticsearch -- \
+	  env PINION_SOAK_MINUTES=$(MINUTES) $(if $(SEED),PINION_SOAK_SEED=$(SEED)) cargo test -p pinion-tests -- --ignored --nocapture soak::
 
 bench: ## measure the whole way against raw bulk indexing
 	./bench/run.sh

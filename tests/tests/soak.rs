@@ -1,10 +1,11 @@
 //! Random changes to the shop while everything around the feed breaks; at the end every document equals the query's answer.
 //!
-//! `make soak` takes its time, the test without it a minute. A seed repeats what happens, not when.
+//! `make soak` takes its time, the short ones together a minute. A seed repeats what happens, not when.
 
 mod changes;
 mod dice;
 mod mischief;
+mod shop;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,17 +14,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pinion_client::{Publisher, PublisherConfig};
 use pinion_schemas::{Job, Names};
-use pinion_tests::{Feed, Namespace, PrivateKafka, Setup, eventually};
+use pinion_tests::{PrivateKafka, Setup, eventually};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::changes::{CUSTOMERS, MERCHANTS, ORDERS, Transaction};
+use self::changes::Transaction;
 use self::dice::Dice;
 use self::mischief::Workers;
-use crate::shop::{applied, compare_all, dead_letters};
+use self::shop::{Connection, Kind, Shop};
+use crate::shop::{applied, dead_letters};
 
 /// Applications that change the shop at the same time.
 const WRITERS: usize = 3;
@@ -37,6 +38,7 @@ const JOBS: [&str; 3] = ["orders", "customers", "merchants"];
 
 /// A soak.
 struct Plan {
+    kind: Kind,
     seed: u64,
     duration: Duration,
     /// Whether an application's hooks send messages as well.
@@ -61,26 +63,49 @@ impl std::fmt::Display for Tally {
     }
 }
 
-#[tokio::test]
-async fn half_a_minute_of_random_changes_with_the_feed_alone() -> Result<()> {
-    Plan { seed: seed()?, duration: Duration::from_secs(30), with_queue: false }.run().await
+/// A short one, of half a minute of changes.
+async fn short(kind: Kind, with_queue: bool) -> Result<()> {
+    Plan { kind, seed: seed()?, duration: Duration::from_secs(30), with_queue }.run().await
+}
+
+/// One of `PINION_SOAK_MINUTES`.
+async fn long(kind: Kind, with_queue: bool) -> Result<()> {
+    let minutes: f64 = std::env::var("PINION_SOAK_MINUTES").unwrap_or("10".to_owned()).parse()?;
+    Plan { kind, seed: seed()?, duration: Duration::from_secs_f64(minutes * 60.0), with_queue }.run().await
 }
 
 #[tokio::test]
-async fn half_a_minute_of_random_changes_with_queue_and_feed() -> Result<()> {
-    Plan { seed: seed()?, duration: Duration::from_secs(30), with_queue: true }.run().await
+async fn short_postgres_with_queue_and_feed() -> Result<()> {
+    short(Kind::Postgres, true).await
+}
+
+#[tokio::test]
+async fn short_mariadb_with_the_feed_alone() -> Result<()> {
+    short(Kind::Mariadb, false).await
 }
 
 #[tokio::test]
 #[ignore = "takes PINION_SOAK_MINUTES: make soak"]
-async fn long_with_the_feed_alone() -> Result<()> {
-    Plan { seed: seed()?, duration: long()?, with_queue: false }.run().await
+async fn long_postgres_with_the_feed_alone() -> Result<()> {
+    long(Kind::Postgres, false).await
 }
 
 #[tokio::test]
 #[ignore = "takes PINION_SOAK_MINUTES: make soak"]
-async fn long_with_queue_and_feed() -> Result<()> {
-    Plan { seed: seed()?, duration: long()?, with_queue: true }.run().await
+async fn long_postgres_with_queue_and_feed() -> Result<()> {
+    long(Kind::Postgres, true).await
+}
+
+#[tokio::test]
+#[ignore = "takes PINION_SOAK_MINUTES: make soak"]
+async fn long_mariadb_with_the_feed_alone() -> Result<()> {
+    long(Kind::Mariadb, false).await
+}
+
+#[tokio::test]
+#[ignore = "takes PINION_SOAK_MINUTES: make soak"]
+async fn long_mariadb_with_queue_and_feed() -> Result<()> {
+    long(Kind::Mariadb, true).await
 }
 
 /// `PINION_SOAK_SEED`, else a new one.
@@ -92,16 +117,15 @@ fn seed() -> Result<u64> {
     }
 }
 
-fn long() -> Result<Duration> {
-    let minutes: f64 = std::env::var("PINION_SOAK_MINUTES").unwrap_or("10".to_owned()).parse()?;
-    Ok(Duration::from_secs_f64(minutes * 60.0))
-}
-
 impl Plan {
     async fn run(&self) -> Result<()> {
+        /// Each has a broker and a Connect of its own, and many workers.
+        static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = ONE_AT_A_TIME.lock().await;
         eprintln!(
-            "soak: PINION_SOAK_SEED={}, {} s, {}",
+            "soak: PINION_SOAK_SEED={}, {:?}, {} s, {}",
             self.seed,
+            self.kind,
             self.duration.as_secs(),
             if self.with_queue { "queue and feed" } else { "the feed alone" }
         );
@@ -113,22 +137,24 @@ impl Plan {
 
     async fn soak(&self, tally: &Tally) -> Result<()> {
         let mut dice = Dice::new(self.seed);
-        let namespace = Namespace::shop(u32::try_from(ORDERS)?).await?;
-        // Few customers and merchants, so that each has many orders.
-        let few = format!("UPDATE orders SET customer_id = 1 + id % {CUSTOMERS}, merchant_id = 1 + id % {MERCHANTS}");
-        namespace.execute(&few).await?;
+        let shop = Shop::start(self.kind).await?;
         let kafka = PrivateKafka::start().await?;
-        create_topics(&namespace, &kafka, &mut dice).await?;
-        let feed = Feed::start_on(&namespace, Some(&kafka), serde_json::json!({})).await?;
-        let setup = feed.configure(Setup::shop(&namespace)?);
-        let pinion = applied(&namespace, &setup).await?;
+        create_topics(&shop, &kafka, &mut dice).await?;
+        let feed = shop.feed(&kafka).await?;
+        let setup = feed.configure(Setup {
+            // Deleted documents and truncated tables are looked at again after these, and ten seconds.
+            worker: "document_age_s_max = 5\n".to_owned(),
+            elasticsearch_more: "bulk_s_max = 5\n".to_owned(),
+            ..shop.setup()?
+        });
+        let pinion = applied(&shop.namespace, &setup).await?;
         let mut workers = Workers::start(&pinion, tally).await?;
         for job in JOBS {
             pinion.command(&["enqueue", job, "--all"]).await?.ok()?;
         }
 
         let until = Instant::now() + self.duration;
-        let writers = (0..WRITERS).map(|_| self.change(&namespace, dice.split(), tally, until)).collect::<Vec<_>>();
+        let writers = (0..WRITERS).map(|_| self.change(&shop, dice.split(), tally, until)).collect::<Vec<_>>();
         tokio::try_join!(
             futures_util::future::try_join_all(writers),
             workers.come_and_go(dice.split(), until),
@@ -138,25 +164,25 @@ impl Plan {
         workers.at_least(2).await?;
         feed.mend().await?;
         eprintln!("soak: {tally}\nsoak: nothing changes or breaks any more");
-        self.equal(&namespace, &setup).await?;
-        done(&namespace, &workers).await?;
+        equal(&shop, &setup).await?;
+        done(&shop, &workers).await?;
         workers.end().await?;
         // What was still on its way has changed nothing.
         for job in JOBS {
-            let compared = compare_all(&namespace, &setup, job, job).await?;
+            let compared = shop.compare(&setup, job).await?;
             eprintln!("soak: {compared} documents of {job} are equal");
         }
-        let letters = dead_letters(&namespace).await?;
+        let letters = dead_letters(&shop.namespace).await?;
         ensure!(letters.is_empty(), "there are dead letters: {letters:?}");
         drop(feed);
         drop(kafka);
-        namespace.finish().await
+        shop.finish().await
     }
 
     /// One application: changes the shop, and tells of it after the commit if there are hooks.
-    async fn change(&self, namespace: &Namespace, mut dice: Dice, tally: &Tally, until: Instant) -> Result<()> {
-        let mut database = PgConnection::connect(&namespace.superuser_url()).await?;
-        sqlx::query("SET timezone = 'UTC'").execute(&mut database).await?;
+    async fn change(&self, shop: &Shop, mut dice: Dice, tally: &Tally, until: Instant) -> Result<()> {
+        let mut database = shop.connect().await?;
+        let namespace = &shop.namespace;
         let config = PublisherConfig::new(namespace.rabbit().url()).namespace(Names::new(namespace.name())?);
         let hooks = if self.with_queue { Some(Publisher::connect(config).await?) } else { None };
         let mut ticks = interval(EVERY);
@@ -174,26 +200,27 @@ impl Plan {
         }
         Ok(())
     }
+}
 
-    async fn equal(&self, namespace: &Namespace, setup: &Setup) -> Result<()> {
-        let mut told = Instant::now();
-        for job in JOBS {
-            eventually(&format!("the documents of {job} to be equal"), PATIENCE, async || {
-                let compared = compare_all(namespace, setup, job, job).await;
-                if let (Err(error), true) = (&compared, told.elapsed() > TELL_EVERY) {
-                    told = Instant::now();
-                    eprintln!("soak: {job}: {}", error.to_string().lines().next().unwrap_or_default());
-                }
-                compared.map(Some)
-            })
-            .await?;
-        }
-        Ok(())
+/// Waits until all documents are equal.
+async fn equal(shop: &Shop, setup: &Setup) -> Result<()> {
+    let mut told = Instant::now();
+    for job in JOBS {
+        eventually(&format!("the documents of {job} to be equal"), PATIENCE, async || {
+            let compared = shop.compare(setup, job).await;
+            if let (Err(error), true) = (&compared, told.elapsed() > TELL_EVERY) {
+                told = Instant::now();
+                eprintln!("soak: {job}: {}", error.to_string().lines().next().unwrap_or_default());
+            }
+            compared.map(Some)
+        })
+        .await?;
     }
+    Ok(())
 }
 
 /// Topics of one partition and of six.
-async fn create_topics(namespace: &Namespace, kafka: &PrivateKafka, dice: &mut Dice) -> Result<()> {
+async fn create_topics(shop: &Shop, kafka: &PrivateKafka, dice: &mut Dice) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create()?;
     // One of each at least: items and orders are in different ones.
@@ -206,7 +233,7 @@ async fn create_topics(namespace: &Namespace, kafka: &PrivateKafka, dice: &mut D
         ("merchants", if dice.percent(50) { 6 } else { 1 }),
     ];
     eprintln!("soak: partitions: {partitions:?}");
-    let names = partitions.map(|(table, partitions)| (format!("{}.public.{table}", namespace.name()), partitions));
+    let names = partitions.map(|(table, partitions)| (shop.topic(table), partitions));
     let topics = names.iter().map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(1)));
     let topics: Vec<_> = topics.collect();
     for created in admin.create_topics(&topics, &AdminOptions::new()).await? {
@@ -215,43 +242,35 @@ async fn create_topics(namespace: &Namespace, kafka: &PrivateKafka, dice: &mut D
     Ok(())
 }
 
-/// Whether it was committed. What the database refuses (a key that is there, a parent that is not, a deadlock) is rolled back.
-async fn carry_out(database: &mut PgConnection, transaction: &Transaction, tally: &Tally) -> Result<bool> {
-    let run = async |database: &mut PgConnection, sql: &str| {
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(database).await.map(drop)
-    };
-    run(database, "BEGIN").await?;
+/// Whether it was committed. What the database refuses is rolled back.
+async fn carry_out(database: &mut Connection, transaction: &Transaction, tally: &Tally) -> Result<bool> {
+    database.run("BEGIN").await?;
     for statement in &transaction.statements {
-        match run(database, statement).await {
-            Ok(()) => {}
-            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| refusal(&code)) => {
-                tally.add("transactions refused");
-                run(database, "ROLLBACK").await?;
-                return Ok(false);
-            }
-            Err(error) => return Err(error).context(statement.clone()),
+        if !database.run(statement).await? {
+            tally.add("transactions refused");
+            database.run("ROLLBACK").await?;
+            return Ok(false);
         }
     }
-    run(database, if transaction.commit { "COMMIT" } else { "ROLLBACK" }).await?;
-    tally.add(if transaction.commit { "transactions committed" } else { "transactions rolled back" });
-    Ok(transaction.commit)
-}
-
-/// Constraints, and deadlocks.
-fn refusal(code: &str) -> bool {
-    code.starts_with("23") || code == "40P01"
+    let committed = transaction.commit && database.run("COMMIT").await?;
+    if !transaction.commit {
+        database.run("ROLLBACK").await?;
+    }
+    tally.add(if committed { "transactions committed" } else { "transactions rolled back" });
+    Ok(committed)
 }
 
 async fn tell(tally: &Tally, until: Instant) -> Result<()> {
     while Instant::now() < until {
         tokio::time::sleep_until((Instant::now() + TELL_EVERY).min(until)).await;
-        eprintln!("soak: {tally}");
+        let left = until.saturating_duration_since(Instant::now());
+        eprintln!("soak: {} s to go: {tally}", left.as_secs());
     }
     Ok(())
 }
 
 /// Waits until no event is open and no message waits.
-async fn done(namespace: &Namespace, workers: &Workers<'_>) -> Result<()> {
+async fn done(shop: &Shop, workers: &Workers<'_>) -> Result<()> {
     eventually("nothing to be under way any more", PATIENCE, async || {
         for worker in workers.running() {
             let open = worker.metrics().await?.sum("pinion_feed_open", &[]);
@@ -259,7 +278,7 @@ async fn done(namespace: &Namespace, workers: &Workers<'_>) -> Result<()> {
         }
         for job in JOBS {
             for queue in ["", ".low", ".suspects"] {
-                let waiting = namespace.rabbit().ready(&format!("{}.{job}{queue}", namespace.name())).await?;
+                let waiting = shop.namespace.rabbit().ready(&format!("{}.{job}{queue}", shop.namespace.name())).await?;
                 ensure!(waiting == 0, "{waiting} messages wait in {job}{queue}");
             }
         }
