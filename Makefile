@@ -28,10 +28,12 @@ test: ## all tests, on the real services; those that were not running are stoppe
 test-elasticsearch8: ## all tests, with Elasticsearch 8.18
 	$(STACK)/with.sh $(TESTED) elasticsearch -- cargo test --workspace
 
+# Without those that are about other servers.
 test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JDK of version 21 or newer is found
 	@if $(STACK)/elasticsearch9.sh available; then \
 	  $(STACK)/with.sh $(TESTED) elasticsearch9 -- \
-	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests; \
+	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests -- \
+	    --skip soak:: --skip mysql:: --skip feed_formats:: --skip feed_treatments::; \
 	else echo "no JDK of version 21 or newer: the tests with Elasticsearch 9 are left out"; fi
 
 soak: ## random changes for MINUTES a database and mode while workers, Connect and Kafka are killed; SEED repeats one
