@@ -68,11 +68,16 @@ impl Feed {
 
     /// The same for a shop on MariaDB or MySQL.
     pub async fn start_mysql(namespace: &Namespace, shop: &MysqlShop) -> Result<Self> {
-        Self::start_mysql_on(namespace, shop, None).await
+        Self::start_mysql_on(namespace, shop, None, json!({})).await
     }
 
-    /// The same with servers of the test's own, where it has some.
-    pub async fn start_mysql_on(namespace: &Namespace, shop: &MysqlShop, kafka: Option<&PrivateKafka>) -> Result<Self> {
+    /// The same with servers of the test's own, where it has some, and with more settings of the connector.
+    pub async fn start_mysql_on(
+        namespace: &Namespace,
+        shop: &MysqlShop,
+        kafka: Option<&PrivateKafka>,
+        more: Value,
+    ) -> Result<Self> {
         /// Two connectors with one id would end each other.
         static SERVERS: AtomicU32 = AtomicU32::new(0);
         let feed = Self::new(namespace, namespace.name(), Database::Mysql, kafka).await?;
@@ -93,7 +98,7 @@ impl Feed {
             ("schema.history.internal.kafka.bootstrap.servers", feed.broker.clone()),
             ("schema.history.internal.kafka.topic", format!("schema-history.{}", feed.name)),
         ];
-        feed.connect(&format!("{}.json", shop.kind()), &settings, &json!({})).await?;
+        feed.connect(&format!("{}.json", shop.kind()), &settings, &more).await?;
         eventually("the connector to follow", TIMEOUT, async || {
             let threads = format!(
                 "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND COMMAND LIKE 'Binlog Dump%'",
@@ -191,6 +196,16 @@ impl Feed {
     /// The schema registry's API, for `[kafka] registry`.
     pub fn registry(&self) -> String {
         format!("{}/apis/ccompat/v7", self.registry)
+    }
+
+    /// Stops the connector where it is: neither events nor heartbeats come.
+    pub async fn stop(&self) -> Result<()> {
+        self.request(reqwest::Method::PUT, &format!("{}/stop", self.name), None).await.map(drop)
+    }
+
+    /// Lets the connector go on after [`stop`](Self::stop).
+    pub async fn resume(&self) -> Result<()> {
+        self.request(reqwest::Method::PUT, &format!("{}/resume", self.name), None).await.map(drop)
     }
 
     /// The broker's address.

@@ -11,6 +11,8 @@ mod explain;
 mod fan_out;
 mod feed;
 mod feed_formats;
+mod feed_operators;
+mod feed_treatments;
 mod harness;
 mod init;
 mod main_job;

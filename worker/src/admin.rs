@@ -33,14 +33,18 @@ impl Admin {
         Self { metrics, bulks, statuses, gates }
     }
 
-    /// Ready means that progress is possible: no server is away and at least one job runs, or is
-    /// only held by an operator.
+    /// Ready means that progress is possible: no server is away, at least one job runs, or is only held by an operator, and each
+    /// partition of the change feed that this worker has moves or is at its end. A silent feed is told, but it is the
+    /// connector that does not go on.
     fn readiness(&self) -> (bool, Value) {
         let away: BTreeMap<String, String> =
             self.gates.iter().filter_map(|gate| Some((gate.service().to_string(), gate.reason()?))).collect();
         let jobs = self.statuses.all();
         let able = |status: &JobStatus| matches!(status.state, JobState::Running | JobState::Paused);
-        let ready = away.is_empty() && jobs.iter().any(|(name, status)| name != feed::NAME && able(status));
+        let feed_moves =
+            jobs.get(feed::NAME).is_none_or(|feed| !matches!(feed.state, JobState::Waiting | JobState::Broken));
+        let a_job_runs = jobs.iter().any(|(name, status)| name != feed::NAME && able(status));
+        let ready = away.is_empty() && a_job_runs && feed_moves;
         (ready, json!({"ready": ready, "away": away, "jobs": jobs}))
     }
 }

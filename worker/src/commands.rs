@@ -7,9 +7,11 @@ mod dead;
 mod enqueue;
 mod explain;
 mod init;
+mod offsets;
 mod output;
 mod pause;
 mod plan;
+mod since;
 mod status;
 mod work;
 
@@ -73,6 +75,8 @@ enum Command {
     Enqueue(enqueue::Enqueue),
     /// Show why a document is as it is: the source's beside the index's.
     Explain(explain::Explain),
+    /// Show how far the change feed is, or let it begin again from an earlier time.
+    Offsets(offsets::Offsets),
     /// Pause a job on all workers.
     Pause(pause::Pause),
     /// Write a configuration, and a job folder for a table, to begin with.
@@ -125,6 +129,7 @@ pub fn run() -> ExitCode {
             Command::Dead(dead) => dead.run(&global).await,
             Command::Enqueue(enqueue) => enqueue.run(&global).await,
             Command::Explain(explain) => explain.run(&global).await,
+            Command::Offsets(offsets) => offsets.run(&global).await,
             Command::Pause(pause) => pause.run(&global).await,
             Command::Init(init) => init.run(&global).await,
             Command::Plan(plan) => plan.run(&global).await,

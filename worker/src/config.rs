@@ -1,5 +1,7 @@
 //! `pinion.toml`: as it is written (serde), and as the code uses it (validated).
 
+mod feed;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -148,6 +150,12 @@ pub struct Kafka {
     /// Ids that a worker publishes in a second because of fan-outs.
     #[serde(default = "defaults::fan_out_ids_per_s_max")]
     pub fan_out_ids_per_s_max: u32,
+    /// A partition that has events to take and does not move for longer makes the worker not ready.
+    #[serde(default = "defaults::stall_s_max")]
+    pub stall_s_max: u64,
+    /// A source that changes while neither an event nor a heartbeat comes of it for longer is silent; 0: it never is.
+    #[serde(default = "defaults::silence_s_max")]
+    pub silence_s_max: u64,
 }
 
 /// How the worker works; each has a default.
@@ -240,6 +248,12 @@ mod defaults {
     }
     pub(super) fn bulk_s_max() -> u64 {
         30
+    }
+    pub(super) fn stall_s_max() -> u64 {
+        60
+    }
+    pub(super) fn silence_s_max() -> u64 {
+        120
     }
     pub(super) fn namespace() -> String {
         "pinion".to_owned()
@@ -384,25 +398,6 @@ impl Config {
             Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }
-    }
-
-    /// What the sources' topics begin with, and the sources' names.
-    pub fn topic_prefixes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.sources.iter().map(|(name, source)| (source.topic_prefix.as_deref().unwrap_or(name), name.as_str()))
-    }
-
-    /// The source that a topic belongs to; of prefixes that begin with each other, the longest counts.
-    pub fn source_of(&self, topic: &str) -> Option<&str> {
-        let fits = |prefix: &str| topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
-        let fitting = self.topic_prefixes().filter(|(prefix, _)| fits(prefix));
-        fitting.max_by_key(|(prefix, _)| prefix.len()).map(|(_, name)| name)
-    }
-
-    /// The table that a topic's name tells, with its schema: `PREFIX.SCHEMA.TABLE`.
-    pub fn table_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        let source = self.source_of(topic)?;
-        let (prefix, _) = self.topic_prefixes().find(|(_, name)| *name == source)?;
-        topic.get(prefix.len() + 1..).filter(|rest| rest.contains('.'))
     }
 
     /// How long after a delete its id is looked at once more: no document that was read before

@@ -8,6 +8,7 @@ mod fan_out;
 mod format;
 mod hold;
 mod kafka;
+mod lookout;
 mod registry;
 mod touch;
 
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use pinion_schemas::change::{self, Change, Operation, Origin, RowChange};
-use pinion_schemas::{Id, Job as JobMessage, JobDefinition};
+use pinion_schemas::{Id, Job as JobMessage, JobDefinition, StateIndex};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -25,11 +27,14 @@ use self::fan_out::Request;
 use self::format::{Text, texts};
 use self::hold::Hold;
 use self::kafka::Events;
-pub(crate) use self::kafka::topics;
+pub(crate) use self::kafka::{Attempt, Observer, topics};
+pub use self::kafka::{Move, PartitionOffsets, Target};
+use self::lookout::Sight;
 pub(crate) use self::registry::Registry;
 use self::touch::{Event, Gap, Touch, touched};
 use crate::clock::now_ms;
 use crate::config::{self, Config};
+use crate::control::Controls;
 use crate::dead_letter::{self, DeadLetter};
 use crate::elasticsearch::Elasticsearch;
 use crate::error::Fault;
@@ -47,6 +52,8 @@ pub const NAME: &str = "change feed";
 const ROUND: usize = 1000;
 /// Ids in a message.
 const IDS: usize = 100;
+/// How often what is done is told while a server is waited for.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 /// After an error it is looked up this often whether the brokers are back.
 const TROUBLE_LOOK: Duration = Duration::from_secs(2);
 /// Events that are not done, because their fan-outs are not; then no more are taken. They take some 30 MB.
@@ -58,20 +65,18 @@ const IDENTITIES_EVERY: Duration = Duration::from_secs(60);
 pub struct Feed {
     /// All jobs, of whichever worker: the partitions are shared out, not the jobs.
     pub jobs: Vec<JobDefinition>,
-    /// Where the topics are, and which source they belong to.
+    /// Where the topics are, and which source they belong to; it has `[kafka]`.
     pub config: Config,
-    /// The topics.
-    pub kafka: config::Kafka,
     /// The databases by the names of their sources.
     pub sources: BTreeMap<String, Arc<dyn Database>>,
     /// Where the jobs go.
     pub broker: Arc<dyn Broker>,
     /// For dead letters, and for the documents of a truncated table.
     pub elasticsearch: Arc<Elasticsearch>,
-    /// The index of dead letters.
-    pub dead_letters: String,
     /// This worker's name.
     pub worker: Arc<str>,
+    /// Whether operators have paused the feed.
+    pub controls: Controls,
     /// Where the feed's state is told.
     pub statuses: Arc<Statuses>,
     /// What is counted.
@@ -89,6 +94,8 @@ struct Round {
     /// By the source's name.
     transactions: BTreeMap<String, Transactions>,
     receipts: Vec<Receipt>,
+    /// When the changes were committed whose documents do not wait, in milliseconds since 1970.
+    committed_ms: Vec<u64>,
 }
 
 /// What has to be visible before jobs are published.
@@ -107,35 +114,62 @@ struct Documents {
     sent_ms: Option<u64>,
 }
 
+/// Why the feed is not followed any more.
+enum Ended {
+    /// The worker ends.
+    Asked,
+    /// An operator has paused the feed.
+    Paused,
+}
+
 /// Takes events until the worker ends. What is not done then comes again.
 pub async fn run(feed: Arc<Feed>, shutdown: Shutdown) {
     let mut backoff = Backoff::for_job();
-    while let Err(reason) = follow(&feed, &shutdown).await {
-        tracing::error!(reason, "the change feed stands still");
-        feed.tell(JobState::Broken, Some(reason));
-        tokio::select! {
-            () = shutdown.asked() => break,
-            () = backoff.wait() => {}
+    loop {
+        let ended = if feed.controls.is_paused(NAME) { Ok(Ended::Paused) } else { follow(&feed, &shutdown).await };
+        match ended {
+            Ok(Ended::Asked) => break,
+            Ok(Ended::Paused) => {
+                feed.tell(JobState::Paused, None);
+                tokio::select! {
+                    () = shutdown.asked() => break,
+                    () = feed.controls.resumed(NAME) => feed.tell(JobState::Starting, None),
+                }
+            }
+            Err(reason) => {
+                tracing::error!(reason, "the change feed stands still");
+                feed.tell(JobState::Broken, Some(reason));
+                tokio::select! {
+                    () = shutdown.asked() => break,
+                    () = backoff.wait() => {}
+                }
+            }
         }
     }
     feed.tell(JobState::Stopped, None);
 }
 
-/// Joins the group and takes events until the worker ends.
+/// Joins the group and takes events until the worker ends or an operator pauses the feed.
 ///
 /// # Errors
 /// Something is wrong that waiting does not mend.
-async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<(), String> {
-    let registry = feed.kafka.registry.as_ref().map(Registry::new).transpose()?;
-    let events = Events::join(&feed.kafka, &feed.worker)?;
+async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<Ended, String> {
+    let registry = feed.kafka().registry.as_ref().map(Registry::new).transpose()?;
+    let events = Events::join(&feed.config, feed.kafka(), &feed.worker)?;
+    let observer = Observer::new(feed.kafka(), feed.config.feed_topics(), None)?;
     let (fan_outs, requests) = mpsc::channel(fan_out::WAITING_MAX);
     let (stuck, is_stuck) = watch::channel(None);
     let fanning_out = tokio::spawn(fan_out::run(feed.clone(), requests, stuck));
+    let (sight, seen) = watch::channel(Sight::default());
+    let looking = tokio::spawn(lookout::run(feed.clone(), observer, events.partitions(), sight));
+    let signs = Signs { stuck: is_stuck, seen };
     let ended = tokio::select! {
-        ended = take(feed, &events, registry.as_ref(), &fan_outs, is_stuck) => ended,
-        () = shutdown.asked() => Ok(()),
+        reason = take(feed, &events, registry.as_ref(), &fan_outs, &signs) => Err(reason),
+        () = feed.controls.paused(NAME) => Ok(Ended::Paused),
+        () = shutdown.asked() => Ok(Ended::Asked),
     };
     fanning_out.abort();
+    looking.abort();
     events.store();
     // Leaving the group waits for the broker.
     let left = tokio::task::spawn_blocking(move || drop(events)).await;
@@ -143,13 +177,28 @@ async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<(), String> {
     ended
 }
 
+/// What is told from beside.
+struct Signs {
+    /// What a fan-out waits for.
+    stuck: watch::Receiver<Option<String>>,
+    seen: watch::Receiver<Sight>,
+}
+
+impl Signs {
+    /// Why the feed does not go on.
+    fn waits(&self) -> Option<String> {
+        self.stuck.borrow().clone().or_else(|| self.seen.borrow().stalled.clone())
+    }
+}
+
+/// Takes events until something is wrong that waiting does not mend.
 async fn take(
     feed: &Feed,
     events: &Events,
     registry: Option<&Registry>,
     fan_outs: &mpsc::Sender<Request>,
-    stuck: watch::Receiver<Option<String>>,
-) -> Result<(), String> {
+    signs: &Signs,
+) -> String {
     let mut old_rows = OldRows::default();
     let mut memory = Memory::default();
     let mut rounds = std::pin::pin!(events.stream().ready_chunks(ROUND));
@@ -160,33 +209,42 @@ async fn take(
     loop {
         tokio::select! {
             round = rounds.next(), if events.open() < OPEN_MAX => {
-                let Some(messages) = round else { return Err("the consumer has ended".to_owned()) };
+                let Some(messages) = round else { return "the consumer has ended".to_owned() };
                 let mut taken = Vec::with_capacity(messages.len());
                 for message in messages {
                     match message {
                         Ok(message) => taken.push(message),
+                        // A topic that was made a moment ago is not known to all brokers.
+                        Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                         Err(error) => trouble = Some((error.to_string(), Instant::now())),
                     }
                 }
                 if !taken.is_empty() {
                     let tables = old_rows.get(feed).await;
-                    let texts = texts(feed, registry, &taken).await?;
-                    let round = feed.sort(events, &texts, &tables, &mut memory)?;
-                    feed.hand_on(round, &mut hold).await;
+                    let round = match texts(feed, registry, &taken).await {
+                        Ok(texts) => feed.sort(events, &texts, &tables, &mut memory),
+                        Err(reason) => Err(reason),
+                    };
+                    let round = match round {
+                        Ok(round) => round,
+                        Err(reason) => return reason,
+                    };
+                    feed.while_telling(events, signs, feed.hand_on(round, &mut hold)).await;
                     trouble = None;
                 }
             }
-            _ = ticks.tick() => feed.release(&mut hold, fan_outs).await,
+            _ = ticks.tick() => feed.while_telling(events, signs, feed.release(&mut hold, fan_outs)).await,
         }
         // The library tells that a broker is lost, not that it is back.
         if trouble.as_ref().is_some_and(|(_, told)| told.elapsed() > TROUBLE_LOOK) {
             trouble = events.trouble().await.map(|reason| (reason, Instant::now()));
         }
         let trouble = trouble.as_ref().map(|(reason, _)| format!("Kafka: {reason}"));
-        let reason = trouble.or_else(|| stuck.borrow().clone());
-        feed.tell(if reason.is_some() { JobState::Waiting } else { JobState::Running }, reason);
-        events.store();
-        feed.metrics.feed_open.set(i64::try_from(events.open()).unwrap_or(i64::MAX));
+        let waits = trouble.or_else(|| signs.waits());
+        if waits.is_none() {
+            feed.tell(JobState::Running, signs.seen.borrow().silent.clone());
+        }
+        feed.tell_done(events, waits);
     }
 }
 
@@ -236,6 +294,31 @@ impl Memory {
 }
 
 impl Feed {
+    fn kafka(&self) -> &config::Kafka {
+        self.config.kafka.as_ref().expect("a feed is only made where [kafka] is configured")
+    }
+
+    /// Tells what is done, and why it does not go on, while something is done that may wait for a server.
+    async fn while_telling(&self, events: &Events, signs: &Signs, work: impl Future<Output = ()>) {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(TELL_EVERY);
+        ticks.reset();
+        loop {
+            tokio::select! {
+                () = &mut work => return,
+                _ = ticks.tick() => self.tell_done(events, signs.waits()),
+            }
+        }
+    }
+
+    fn tell_done(&self, events: &Events, waits: Option<String>) {
+        if waits.is_some() {
+            self.tell(JobState::Waiting, waits);
+        }
+        events.store();
+        self.metrics.feed_open.set(i64::try_from(events.open()).unwrap_or(i64::MAX));
+    }
+
     fn tell(&self, state: JobState, reason: Option<String>) {
         self.statuses.set(NAME, state, reason);
     }
@@ -267,7 +350,7 @@ impl Feed {
     ) -> Result<Round, String> {
         let mut round = Round::default();
         for (text, readable) in texts {
-            let receipt = |parts: u32| events.receive(text.topic, text.partition, text.offset, parts);
+            let receipt = |parts: u32| events.receive(text, parts);
             let change = match readable {
                 Ok(()) => self.change(text, memory).map_err(|error| error.to_string()),
                 Err(problem) => Err(problem.clone()),
@@ -342,9 +425,6 @@ impl Feed {
                 tracing::warn!(table, %gap, "an event does not tell all that is needed; others of its table are only counted");
             }
         }
-        if let Some(committed_ms) = row.source.ts_ms {
-            self.metrics.feed_lag.set(now_ms().saturating_sub(committed_ms) as f64 / 1000.0);
-        }
         Ok(touches)
     }
 
@@ -368,7 +448,9 @@ impl Feed {
             let covered = documents.ids.into_iter().filter_map(|id| hold.take(&Touch::Parent(job, id)));
             covered.for_each(|held| Receipt::settle_all(&held.receipts));
         }
-        self.insist(|| Box::pin(dead_letter::write(&*self.elasticsearch, &self.dead_letters, &round.letters))).await;
+        self.measure(round.committed_ms);
+        let dead_letters = self.config.names.state_index(StateIndex::DeadLetters);
+        self.insist(|| Box::pin(dead_letter::write(&*self.elasticsearch, &dead_letters, &round.letters))).await;
         Receipt::settle_all(&round.receipts);
     }
 
@@ -376,11 +458,12 @@ impl Feed {
     async fn release(&self, hold: &mut Hold, fan_outs: &mpsc::Sender<Request>) {
         let now = Instant::now();
         let mut documents: HashMap<usize, Documents> = HashMap::new();
-        let mut receipts = Vec::new();
+        let (mut receipts, mut committed_ms) = (Vec::new(), Vec::new());
         for (touch, held) in hold.due(&self.jobs, now) {
             match touch {
                 Touch::Own(job, id) | Touch::Parent(job, id) => {
                     documents.entry(job).or_default().add(id, held.sent_ms);
+                    committed_ms.extend(held.sent_ms);
                     receipts.extend(held.receipts);
                 }
                 Touch::FanOut(wanted, key) => {
@@ -395,7 +478,16 @@ impl Feed {
         for (job, documents) in documents {
             self.publish_insisting(job, &documents, "parent").await;
         }
+        self.measure(committed_ms);
         Receipt::settle_all(&receipts);
+    }
+
+    /// Observes how long changes took from their commit to the broker.
+    fn measure(&self, committed_ms: Vec<u64>) {
+        let now_ms = now_ms();
+        for committed_ms in committed_ms {
+            self.metrics.feed_publish_seconds.observe(now_ms.saturating_sub(committed_ms) as f64 / 1000.0);
+        }
     }
 
     async fn publish_insisting(&self, job: usize, documents: &Documents, touched_by: &'static str) {
@@ -452,6 +544,7 @@ impl Round {
             }
         }
         if has_own {
+            self.committed_ms.extend(sent_ms);
             self.receipts.push(receipt);
         }
     }

@@ -37,6 +37,36 @@ pub struct FeedLabel {
     pub operation: &'static str,
 }
 
+/// The label of a metric kept for each topic of the change feed: one for each table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FeedTopicLabel {
+    /// The topic's name.
+    pub topic: String,
+}
+
+/// The labels of a partition of the change feed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FeedPartitionLabel {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+/// The label of the counts of partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FeedStateLabel {
+    /// One of a fixed set of words.
+    pub state: &'static str,
+}
+
+/// The label of a metric kept for each source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabel {
+    /// The source's name in the configuration.
+    pub source: String,
+}
+
 /// All metrics and the registry that prints them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -63,8 +93,19 @@ pub struct Metrics {
     /// Ids that the feed published, by job and by what touched them: the document's own row (`row`), one of many that it is
     /// made of (`parent`), a query or a truncated table (`fan_out`).
     pub feed_published: Family<VerdictLabel, Counter>,
-    /// From the commit of the event that was taken last to its being taken.
-    pub feed_lag: Seconds,
+    /// The age of the oldest event that is not done, by topic, of this worker's partitions.
+    pub feed_lag: Family<FeedTopicLabel, Seconds>,
+    /// Events that are not done, likewise.
+    pub feed_lag_events: Family<FeedTopicLabel, Gauge>,
+    /// The first offset that is not done, by topic and partition.
+    pub feed_position: Family<FeedPartitionLabel, Gauge>,
+    /// Partitions of the feed's topics (`configured`), of this worker (`assigned`), and those of them that move or are at their
+    /// end (`healthy`).
+    pub feed_partitions: Family<FeedStateLabel, Gauge>,
+    /// 1 while a source changes and nothing comes of it.
+    pub feed_silent: Family<SourceLabel, Gauge>,
+    /// From a change's commit to its jobs being on the broker.
+    pub feed_publish_seconds: Histogram,
     /// Events that this worker has taken and that are not done, or wait for one that is not.
     pub feed_open: Gauge,
     /// Places of the adaptive limit.
@@ -106,7 +147,12 @@ impl Default for Metrics {
             oldest_unsettled: Family::default(),
             feed_events: Family::default(),
             feed_published: Family::default(),
-            feed_lag: Seconds::default(),
+            feed_lag: Family::default(),
+            feed_lag_events: Family::default(),
+            feed_position: Family::default(),
+            feed_partitions: Family::default(),
+            feed_silent: Family::default(),
+            feed_publish_seconds: seconds(),
             feed_open: Gauge::default(),
             limit: Gauge::default(),
             bulks_in_flight: Gauge::default(),
@@ -141,19 +187,8 @@ impl Metrics {
             Unit::Seconds,
             self.oldest_unsettled.clone(),
         );
-        registry.register("feed_events", "Events of the change feed", self.feed_events.clone());
-        registry.register(
-            "feed_published",
-            "Ids that the feed published, by what touched them",
-            self.feed_published.clone(),
-        );
-        registry.register_with_unit(
-            "feed_lag",
-            "Age of the event that was taken last, when it was taken",
-            Unit::Seconds,
-            self.feed_lag.clone(),
-        );
-        registry.register("feed_open", "Events that are taken and not done", self.feed_open.clone());
+        self.register_feed();
+        let registry = &mut self.registry;
         registry.register("bulk_limit", "Places of the adaptive limit", self.limit.clone());
         registry.register("bulks_in_flight", "Bulk requests in flight", self.bulks_in_flight.clone());
         registry.register("batch_ids", "Ids a batch", self.batch_ids.clone());
@@ -166,6 +201,33 @@ impl Metrics {
         for (name, help, family) in timed {
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
         }
+    }
+
+    fn register_feed(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("feed_events", "Events of the change feed", self.feed_events.clone());
+        let published = "Ids that the feed published, by what touched them";
+        registry.register("feed_published", published, self.feed_published.clone());
+        registry.register("feed_open", "Events that are taken and not done", self.feed_open.clone());
+        registry.register("feed_lag_events", "Events that are not done, by topic", self.feed_lag_events.clone());
+        let age = "Age of the oldest event that is not done, by topic";
+        registry.register_with_unit("feed_lag", age, Unit::Seconds, self.feed_lag.clone());
+        registry.register("feed_position", "First offset that is not done", self.feed_position.clone());
+        let partitions = "Partitions of the feed: configured, assigned to this worker, healthy of those";
+        registry.register("feed_partitions", partitions, self.feed_partitions.clone());
+        registry.register("feed_silent", "1 while a source changes and nothing comes of it", self.feed_silent.clone());
+        let publish = "From a change's commit to its jobs being on the broker, without fan-outs";
+        registry.register_with_unit("feed_publish", publish, Unit::Seconds, self.feed_publish_seconds.clone());
+    }
+
+    /// The count of partitions in a state.
+    pub fn feed_partitions(&self, state: &'static str) -> Gauge {
+        self.feed_partitions.get_or_create(&FeedStateLabel { state }).clone()
+    }
+
+    /// Whether a source is silent.
+    pub fn feed_silent(&self, source: &str) -> Gauge {
+        self.feed_silent.get_or_create(&SourceLabel { source: source.to_owned() }).clone()
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -185,4 +247,9 @@ pub fn job_label(job: &str) -> JobLabel {
 /// The labels of `job` and `verdict`.
 pub fn verdict_label(job: &str, verdict: &'static str) -> VerdictLabel {
     VerdictLabel { job: job.to_owned(), verdict }
+}
+
+/// The labels of a partition of a topic.
+pub fn feed_partition_label((topic, partition): &(String, i32)) -> FeedPartitionLabel {
+    FeedPartitionLabel { topic: topic.clone(), partition: *partition }
 }

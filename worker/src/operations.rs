@@ -8,6 +8,7 @@ pub mod explain;
 pub mod heartbeat;
 pub mod indexes;
 pub mod init;
+pub mod offsets;
 pub mod pause;
 pub mod plan;
 mod state;

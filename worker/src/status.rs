@@ -30,7 +30,7 @@ pub enum JobState {
 pub struct JobStatus {
     /// What the job is doing.
     pub state: JobState,
-    /// Why, where it is not running.
+    /// Why, where it is not running; what is to be seen to, where it is.
     pub reason: Option<String>,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,

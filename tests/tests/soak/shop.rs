@@ -43,7 +43,7 @@ impl Shop {
 
     pub(super) async fn feed(&self, kafka: &PrivateKafka) -> Result<Feed> {
         match &self.mysql {
-            Some(shop) => Feed::start_mysql_on(&self.namespace, shop, Some(kafka)).await,
+            Some(shop) => Feed::start_mysql_on(&self.namespace, shop, Some(kafka), serde_json::json!({})).await,
             None => Feed::start_on(&self.namespace, Some(kafka), serde_json::json!({})).await,
         }
     }

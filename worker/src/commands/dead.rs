@@ -1,11 +1,11 @@
 //! `pinion dead`
 
 mod page;
-mod since;
 
 use clap::{Args, Subcommand};
 
 use super::output::{counted, print, print_json, progress};
+use super::since;
 use super::{Failure, Global};
 use crate::clock::now_ms;
 use crate::operations::Context;

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[command(after_help = "\
 Examples:
   pinion pause orders                                   until `pinion resume orders`
+  pinion pause 'change feed'                            the feed takes no events, the queues go on
   pinion pause orders --reason 'the disk is full'       `pinion status` shows the reason to the others
   pinion pause orders --no-wait                         does not wait for the workers
 

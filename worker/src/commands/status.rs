@@ -27,7 +27,8 @@ Examples:
   pinion status --json | jq .problems    for scripts
 
 Whatever part is down, the others are shown. The exit code is 1 if anything keeps jobs from being worked off: a part
-that is down or missing, a job that is paused or broken, one that no live worker has. Dead letters are none of that.")]
+that is down or missing, a job that is paused or broken, one that no live worker has, a change feed that stands still, is
+silent or has lost events. Dead letters are none of that.")]
 pub(crate) struct Status {
     /// Look again every 2 s.
     #[arg(long)]

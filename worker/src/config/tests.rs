@@ -33,9 +33,13 @@ fn the_annotated_file_is_valid_and_shows_the_defaults() {
             .replace("topic_prefix: Some(\"shop\")", "topic_prefix: None")
     };
     assert_eq!(without(&plain), without(&full));
-    assert!(plain.kafka.is_none() && full.kafka.as_ref().is_some_and(|kafka| kafka.group == "pinion"));
-    let shown = full.kafka.map(|kafka| kafka.fan_out_ids_per_s_max);
-    assert_eq!(shown, Some(defaults::fan_out_ids_per_s_max()));
+    assert!(plain.kafka.is_none());
+    let kafka = "[kafka]\nbrokers = [\"a:1\"]\ntopics = [\"shop.public.*\"]\n";
+    let short = Config::parse(&format!("{ANNOTATED}\n{kafka}"), Path::new("")).expect("valid").kafka.expect("there");
+    let kafka = full.kafka.expect("there");
+    let defaults =
+        |kafka: &Kafka| (kafka.group.clone(), kafka.fan_out_ids_per_s_max, kafka.stall_s_max, kafka.silence_s_max);
+    assert_eq!(defaults(&kafka), defaults(&short));
 }
 
 fn problem_of(edit: impl Fn(&str) -> String) -> String {
@@ -64,6 +68,10 @@ fn a_topic_is_of_the_source_with_the_longest_prefix() {
     assert_eq!(config.source_of("shop.public.orders"), Some("shop"));
     assert_eq!(config.source_of("shop.eu.public.orders"), Some("other"));
     assert_eq!(config.source_of("shopping.public.orders"), None);
+    assert_eq!(config.source_of("__debezium-heartbeat.shop.eu"), Some("other"));
+    assert_eq!(config.source_of("__debezium-heartbeat.shopping"), None);
+    assert_eq!(config.feed_topics(), ["shop.public.*", "__debezium-heartbeat.shop"]);
+    assert_eq!(config.feed_sources().collect::<Vec<_>>(), ["shop"]);
     let problem = problem_of(|text| text.replace("[worker]", &kafka.replace("shop.public", "web.public")));
     assert!(problem.contains("\"web.public.*\" is of no source: it has to begin with shop."), "{problem}");
 }

@@ -76,7 +76,7 @@ impl SecondLooks {
 ///
 /// `stuck` is told what a fan-out waits for.
 pub(super) async fn run(feed: Arc<Feed>, mut requests: mpsc::Receiver<Request>, stuck: watch::Sender<Option<String>>) {
-    let mut pace = Pace { ids_per_s_max: feed.kafka.fan_out_ids_per_s_max, next: Instant::now() };
+    let mut pace = Pace { ids_per_s_max: feed.kafka().fan_out_ids_per_s_max, next: Instant::now() };
     let mut second_looks = SecondLooks::default();
     let mut taken = Vec::new();
     loop {

@@ -10,12 +10,15 @@ use rdkafka::message::BorrowedMessage;
 use super::Feed;
 use super::avro;
 use super::registry::{Found, Registry};
+use crate::clock::now_ms;
 
 /// A message of Kafka, its key and value as JSON.
 pub(super) struct Text<'m> {
     pub(super) topic: &'m str,
     pub(super) partition: i32,
     pub(super) offset: i64,
+    /// When Kafka got it, in milliseconds since 1970.
+    pub(super) at_ms: u64,
     pub(super) key: Option<Cow<'m, [u8]>>,
     /// `None`: a tombstone.
     pub(super) value: Option<Cow<'m, [u8]>>,
@@ -70,6 +73,7 @@ fn text<'m>(message: &'m BorrowedMessage<'_>, schemas: &HashMap<u32, Found>) -> 
         topic: message.topic(),
         partition: message.partition(),
         offset: message.offset(),
+        at_ms: message.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_else(now_ms),
         key: key.unwrap_or_default(),
         value: value.unwrap_or_default(),
         raw: message.payload().unwrap_or_default(),

@@ -39,7 +39,7 @@ pub struct JobBeat {
     pub job: String,
     /// What it is doing.
     pub state: JobState,
-    /// Why, where it is not running.
+    /// Why, where it is not running; what is to be seen to, where it is.
     pub reason: Option<String>,
     /// Since when, in milliseconds since 1970.
     pub since: u64,

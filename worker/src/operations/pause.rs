@@ -10,10 +10,11 @@ use super::heartbeat::{Heartbeat, heartbeats};
 use super::state::State;
 use super::{Context, host};
 use crate::clock::now_ms;
+use crate::feed;
 use crate::status::JobState;
 
 /// How often the workers' heartbeats are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// An operator's last word on a job, kept for all workers, which look for it every two seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +51,7 @@ pub struct Follower {
     pub reason: Option<String>,
 }
 
-/// Pauses or resumes `job`; returns what held before.
+/// Pauses or resumes `job`, which may be the change feed; returns what held before.
 ///
 /// # Errors
 /// There is no such job, or the wish can't be kept.
@@ -61,7 +62,9 @@ pub async fn hold(
     by: &str,
     reason: Option<&str>,
 ) -> anyhow::Result<Option<Hold>> {
-    context.job(job)?;
+    if job != feed::NAME || context.config.kafka.is_none() {
+        context.job(job)?;
+    }
     let state = State::of(context, StateIndex::Jobs);
     // Read first: to write into a missing index would make one with a guessed mapping.
     let before = state.get(job).await?;

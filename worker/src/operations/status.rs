@@ -1,12 +1,15 @@
 //! Everything at a glance, whatever part is down: each part is asked by itself, for a short time.
 
+mod feed;
 mod queues;
 mod sources;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::feed::Feed;
 pub use self::queues::{Delay, JobQueues, Queue, Queues};
 pub use self::sources::{Replica, Source};
 use super::Context;
@@ -63,6 +66,8 @@ pub struct Status {
     pub paused: Part<Vec<Hold>>,
     /// The sources with their replicas.
     pub sources: Vec<Source>,
+    /// The change feed, where one is configured.
+    pub feed: Option<Part<Feed>>,
     /// The dead letters.
     pub dead_letters: Part<Counts>,
     /// What keeps anything from being worked off. Nothing: all is well.
@@ -72,14 +77,16 @@ pub struct Status {
 /// Asks all parts at once.
 pub async fn status(context: &Context) -> Status {
     let all = Filter::default();
-    let (queues, workers, paused, sources, dead_letters) = futures_util::join!(
+    let (queues, workers, paused, sources, feed, dead_letters) = futures_util::join!(
         part(queues::queues(context)),
         part(workers(context)),
         part(holds(context)),
         sources::sources(context),
+        feed::feed(context),
         part(dead::count(context, &all))
     );
-    let mut status = Status { at: now_ms(), queues, workers, paused, sources, dead_letters, problems: Vec::new() };
+    let mut status =
+        Status { at: now_ms(), queues, workers, paused, sources, feed, dead_letters, problems: Vec::new() };
     let jobs: Vec<&str> = context.jobs.iter().map(|job| job.name.as_str()).collect();
     let broken = context.jobs.iter().filter(|job| job.definition.is_none()).map(|job| job.name.as_str());
     status.problems =
@@ -114,6 +121,7 @@ fn problems(status: &Status, jobs: &[&str]) -> Vec<String> {
     state.dedup();
     problems.extend(state.into_iter().flatten().map(|error| format!("state: {error}")));
     problems.extend(status.sources.iter().flat_map(Source::problems));
+    problems.extend(status.feed.iter().flat_map(feed::problems));
     if let Some(queues) = status.queues.known() {
         let missing: Vec<&str> = queues.missing().collect();
         match missing[..] {
@@ -126,15 +134,25 @@ fn problems(status: &Status, jobs: &[&str]) -> Vec<String> {
     }
     for hold in status.paused.known().into_iter().flatten() {
         let reason = hold.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        problems.push(format!("{} is paused by {}{reason}; `pinion resume {}`", hold.job, hold.by, hold.job));
+        problems.push(format!(
+            "{} is paused by {}{reason}; `pinion resume {}`",
+            hold.job,
+            hold.by,
+            shell_word(&hold.job)
+        ));
     }
     if let Some(workers) = status.workers.known() {
         let live: Vec<&Heartbeat> = workers.iter().filter(|worker| worker.is_alive(status.at)).collect();
+        let mut told = BTreeSet::new();
         for (worker, beat) in live.iter().flat_map(|worker| worker.jobs.iter().map(|beat| (&worker.worker, beat))) {
             let reason = beat.reason.as_deref().unwrap_or("no reason given");
             match beat.state {
                 JobState::Broken => problems.push(format!("{} is broken on {worker}: {reason}", beat.job)),
                 JobState::Waiting => problems.push(format!("{} waits on {worker}: {reason}", beat.job)),
+                // Every worker hears that the feed is silent.
+                JobState::Running if beat.reason.is_some() && told.insert((&beat.job, reason)) => {
+                    problems.push(format!("{}: {reason}", beat.job));
+                }
                 JobState::Starting | JobState::Running | JobState::Paused | JobState::Stopped => {}
             }
         }
@@ -145,4 +163,9 @@ fn problems(status: &Status, jobs: &[&str]) -> Vec<String> {
         }
     }
     problems
+}
+
+/// A name as it is written in a shell.
+fn shell_word(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
 }

@@ -158,7 +158,7 @@ impl Shared {
 
     /// The change feed, where one is configured. It publishes jobs of all definitions, whichever this worker runs.
     fn feed(&self, context: &Context, worker: Arc<str>) -> Option<Feed> {
-        let kafka = context.config.kafka.clone()?;
+        context.config.kafka.as_ref()?;
         let statuses = self.surroundings.statuses.clone();
         if let Some(broken) = context.jobs.iter().find(|job| job.definition.is_none()) {
             let reason = format!("the job {} can't be read, and its events would be lost: `pinion check`", broken.name);
@@ -170,12 +170,11 @@ impl Shared {
         Some(Feed {
             jobs: context.definitions().filter(|job| context.sources.contains_key(&job.source)).cloned().collect(),
             config: context.config.clone(),
-            kafka,
             sources: sources.collect(),
             broker: self.broker.clone(),
             elasticsearch: context.elasticsearch.clone(),
-            dead_letters: context.state_index(StateIndex::DeadLetters),
             worker,
+            controls: self.surroundings.controls.clone(),
             statuses,
             metrics: self.metrics.clone(),
         })

@@ -1,12 +1,16 @@
 //! The status as people read it, in 100 columns.
 
+use std::collections::BTreeMap;
+
 use crate::operations::dead::Counts;
 use crate::operations::heartbeat::{Heartbeat, JobBeat};
-use crate::operations::status::{Part, Queue, Queues, Source, Status};
+use crate::operations::offsets::{FeedPartition, PartitionOffsets};
+use crate::operations::status::{Feed, Part, Queue, Queues, Source, Status};
 use crate::ports::LogUnit;
 use crate::status::JobState;
 
-use super::super::output::{Table, ago, shortened, span, thousands, utc};
+use super::super::offsets::oldest;
+use super::super::output::{Table, ago, counted, shortened, span, thousands, utc};
 
 /// The width that is kept to.
 const WIDTH: usize = 100;
@@ -22,6 +26,9 @@ pub(super) fn page(status: &Status) -> String {
     section("QUEUES", known(&status.queues, queues));
     section("WORKERS", known(&status.workers, |workers| workers_lines(workers, status.at)));
     section("SOURCES", status.sources.iter().map(source).collect());
+    if let Some(feed) = &status.feed {
+        section("CHANGE FEED", known(feed, |feed| feed_lines(feed, status.at)));
+    }
     section("DEAD LETTERS", known(&status.dead_letters, |counts| dead_letters(counts, status.at)));
     page
 }
@@ -122,6 +129,36 @@ fn unit(unit: LogUnit) -> &'static str {
         LogUnit::Bytes => "bytes",
         LogUnit::Transactions => "transactions",
     }
+}
+
+fn feed_lines(feed: &Feed, now_ms: u64) -> String {
+    const TOPICS_MAX: usize = 10;
+    let mut topics: BTreeMap<&str, Vec<&PartitionOffsets>> = BTreeMap::new();
+    for FeedPartition { offsets, .. } in &feed.partitions {
+        topics.entry(&offsets.topic).or_default().push(offsets);
+    }
+    let partitions = counted(feed.partitions.len() as u64, "partition");
+    let of = format!("{partitions} of {}", counted(topics.len() as u64, "topic"));
+    let mut lines = match feed.lag {
+        0 => format!("  {of}, all at their ends\n"),
+        lag => {
+            let oldest = oldest(topics.values().flatten().copied(), now_ms);
+            format!("  {of}, {} behind, the oldest for {oldest}\n", counted(lag, "event"))
+        }
+    };
+    let lag = |partitions: &[&PartitionOffsets]| partitions.iter().map(|offsets| offsets.lag).sum::<u64>();
+    let mut behind: Vec<_> = topics.iter().filter(|(_, partitions)| lag(partitions) > 0).collect();
+    behind.sort_by_key(|(_, partitions)| std::cmp::Reverse(lag(partitions)));
+    let mut table = Table::new(&[1, 2]);
+    for (topic, partitions) in behind.iter().take(TOPICS_MAX) {
+        let oldest = oldest(partitions.iter().copied(), now_ms);
+        table.row([(**topic).to_owned(), thousands(lag(partitions)), oldest]);
+    }
+    lines.push_str(&table.lines(4));
+    if behind.len() > TOPICS_MAX {
+        lines.push_str(&format!("    and {} more: `pinion offsets`\n", behind.len() - TOPICS_MAX));
+    }
+    lines
 }
 
 /// Counts by job and reason.

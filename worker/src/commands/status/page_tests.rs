@@ -2,6 +2,29 @@ use super::*;
 use crate::operations::dead::JobCount;
 use crate::operations::status::{Delay, JobQueues, Replica};
 
+fn partition(topic: &str, number: i32, position: i64) -> FeedPartition {
+    let offsets = PartitionOffsets {
+        topic: topic.to_owned(),
+        partition: number,
+        position: Some(position),
+        begin: 0,
+        end: 2000,
+        lag: position.abs_diff(2000),
+        oldest_at: (position < 2000).then_some(NOW - 150_000),
+        lost: 0,
+    };
+    FeedPartition { source: Some("shop".to_owned()), offsets }
+}
+
+fn feed() -> Feed {
+    let partitions = vec![
+        partition("shop.public.customers", 0, 2000),
+        partition("shop.public.orders", 0, 0),
+        partition("shop.public.orders", 1, 1999),
+    ];
+    Feed { lag: 2001, oldest_at: Some(NOW - 150_000), partitions }
+}
+
 const NOW: u64 = 1_763_731_487_000;
 
 fn queue(ready: u32) -> Queue {
@@ -60,6 +83,7 @@ fn status() -> Status {
                 },
             ],
         }],
+        feed: Some(Part::Known(feed())),
         dead_letters: Part::Known(Counts {
             total: 12,
             jobs: vec![JobCount {
@@ -85,6 +109,7 @@ fn what_is_down_hides_nothing_else() {
     let refused = "RabbitMQ at 127.0.0.1:1 can't be reached: Connection refused (os error 111)";
     let status = Status {
         queues: Part::Down(format!("[rabbitmq] {refused}")),
+        feed: None,
         workers: Part::Down("Elasticsearch is away: no answer".to_owned()),
         dead_letters: Part::Down("Elasticsearch is away: no answer".to_owned()),
         problems: vec![format!("queues: [rabbitmq] {refused}"), "state: Elasticsearch is away: no answer".to_owned()],

@@ -11,7 +11,7 @@ use crate::feed::{Registry, topics};
 pub(super) async fn check(context: &Context) -> Vec<Finding> {
     let Some(kafka) = &context.config.kafka else { return Vec::new() };
     let place = Place::config(context);
-    let topics = match topics(&kafka.brokers).await {
+    let topics = match topics(kafka).await {
         Ok(topics) => topics,
         Err(error) => {
             let problem = format!("no broker of {} answers: {error}", kafka.brokers.join(", "));

@@ -1,4 +1,4 @@
-//! `--since`: a length of time, or a date.
+//! A time in the past, as `--since` and `--rewind-to` take it: a length of time, or a date.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,0 +1,48 @@
+//! Which topics the change feed follows, and which source each belongs to.
+
+use super::Config;
+
+/// What Debezium puts before `topic.prefix` in the name of the topic of its heartbeats.
+const HEARTBEATS: &str = "__debezium-heartbeat.";
+
+impl Config {
+    /// What the sources' topics begin with, and the sources' names.
+    pub fn topic_prefixes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().map(|(name, source)| (source.topic_prefix.as_deref().unwrap_or(name), name.as_str()))
+    }
+
+    /// The source that a topic belongs to, its connector's heartbeats included; of prefixes that begin with each other, the
+    /// longest counts.
+    pub fn source_of(&self, topic: &str) -> Option<&str> {
+        let heartbeats_of = topic.strip_prefix(HEARTBEATS);
+        let fits = |prefix: &str| match heartbeats_of {
+            Some(of) => of == prefix,
+            None => topic.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
+        };
+        let fitting = self.topic_prefixes().filter(|(prefix, _)| fits(prefix));
+        fitting.max_by_key(|(prefix, _)| prefix.len()).map(|(_, name)| name)
+    }
+
+    /// The table that a topic's name tells, with its schema: `PREFIX.SCHEMA.TABLE`.
+    pub fn table_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let source = self.source_of(topic)?;
+        let (prefix, _) = self.topic_prefixes().find(|(_, name)| *name == source)?;
+        topic.strip_prefix(prefix)?.strip_prefix('.').filter(|rest| rest.contains('.'))
+    }
+
+    /// The sources that the change feed follows.
+    pub fn feed_sources(&self) -> impl Iterator<Item = &str> {
+        self.feed_prefixes().map(|(_, name)| name)
+    }
+
+    /// The topics of the change feed, with those of the connectors' heartbeats; `*` stands for any text.
+    pub fn feed_topics(&self) -> Vec<String> {
+        let configured = self.kafka.iter().flat_map(|kafka| kafka.topics.iter().cloned());
+        configured.chain(self.feed_prefixes().map(|(prefix, _)| format!("{HEARTBEATS}{prefix}"))).collect()
+    }
+
+    fn feed_prefixes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let topics: &[String] = self.kafka.as_ref().map_or(&[], |kafka| &kafka.topics);
+        self.topic_prefixes().filter(|(_, name)| topics.iter().any(|topic| self.source_of(topic) == Some(name)))
+    }
+}
