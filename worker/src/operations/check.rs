@@ -3,6 +3,7 @@
 
 mod broker;
 mod cluster;
+mod connector;
 mod feed;
 mod fields;
 mod folders;

@@ -1,5 +1,6 @@
 //! The databases: whether they can be reached, are what the configuration says, and give the rights that are needed.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use pinion_schemas::{Finding, Severity};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Row as _};
 
-use super::{Context, Place, feed, jobs_of, mysql, queries, watches};
+use super::{Context, Place, connector, feed, jobs_of, mysql, queries, watches};
 use crate::config::{self, FenceAt};
 use crate::ports::{Database as _, Identity};
 use crate::postgres::Postgres;
@@ -45,6 +46,7 @@ impl SourceCheck<'_> {
         match self.connect(&["primary"], &self.database.primary().connect_options()).await {
             Ok(mut primary) => {
                 identity = self.primary(&mut primary, &mut findings).await;
+                findings.extend(self.connector(&mut primary).await);
                 readers.push(primary);
             }
             Err(finding) => findings.push(finding),
@@ -79,6 +81,18 @@ impl SourceCheck<'_> {
             }
         }
         findings
+    }
+
+    /// What the change feed's connector needs of the primary, where the feed follows this source.
+    async fn connector(&self, primary: &mut PgConnection) -> Vec<Finding> {
+        if !self.context.config.feed_sources().any(|name| name == self.name) {
+            return Vec::new();
+        }
+        let jobs = jobs_of(self.context, self.name);
+        let tables: BTreeSet<String> =
+            jobs.iter().flat_map(|job| &job.watch).map(|watch| watch.table.clone()).collect();
+        let told = connector::check(primary, &Vec::from_iter(tables)).await;
+        told.into_iter().map(|(severity, problem, mend)| self.finding(severity, &["primary"], problem, mend)).collect()
     }
 
     /// A finding about a key of this source.
