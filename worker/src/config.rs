@@ -347,24 +347,7 @@ impl Config {
             }
         }
         if let Some(kafka) = &self.kafka {
-            if kafka.brokers.is_empty() {
-                return Err("kafka.brokers: at least one broker is needed, such as \"127.0.0.1:9092\"".to_owned());
-            }
-            if kafka.topics.is_empty() {
-                return Err("kafka.topics: at least one topic is needed, such as \"shop.public.*\"".to_owned());
-            }
-            let is_http =
-                |address: &Secret| Url::parse(address.expose()).is_ok_and(|url| url.scheme().starts_with("http"));
-            if kafka.registry.as_ref().is_some_and(|address| !is_http(address)) {
-                return Err("kafka.registry: not an address such as \"http://127.0.0.1:8081\"".to_owned());
-            }
-            if let Some(topic) = kafka.topics.iter().find(|topic| self.source_of(topic).is_none()) {
-                let prefixes: Vec<String> = self.topic_prefixes().map(|(prefix, _)| format!("{prefix}.")).collect();
-                return Err(format!(
-                    "kafka.topics: {topic:?} is of no source: it has to begin with {}, or a source needs its topic_prefix",
-                    prefixes.join(" or ")
-                ));
-            }
+            self.validate_feed(kafka)?;
         }
         let elasticsearch = &self.elasticsearch;
         if elasticsearch.urls.is_empty() {
@@ -392,9 +375,8 @@ impl Config {
             ("worker.shutdown_s_max", worker.shutdown_s_max, 1, 900),
             ("elasticsearch.bulk_s_max", elasticsearch.bulk_s_max, 1, 600),
         ];
-        let fan_out = self.kafka.as_ref().map(|kafka| u64::from(kafka.fan_out_ids_per_s_max));
-        let fan_out = fan_out.map(|ids| ("kafka.fan_out_ids_per_s_max", ids, 1, 1_000_000));
-        match bounds.iter().chain(&fan_out).find(|(_, value, least, most)| value < least || value > most) {
+        let of_feed = self.kafka.iter().flat_map(Kafka::bounds);
+        match bounds.into_iter().chain(of_feed).find(|(_, value, least, most)| value < least || value > most) {
             Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }

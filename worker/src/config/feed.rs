@@ -1,6 +1,8 @@
 //! Which topics the change feed follows, and which source each belongs to.
 
-use super::Config;
+use url::Url;
+
+use super::{Config, Kafka, Secret};
 
 /// What Debezium puts before `topic.prefix` in the name of the topic of its heartbeats.
 const HEARTBEATS: &str = "__debezium-heartbeat.";
@@ -44,5 +46,39 @@ impl Config {
     fn feed_prefixes(&self) -> impl Iterator<Item = (&str, &str)> {
         let topics: &[String] = self.kafka.as_ref().map_or(&[], |kafka| &kafka.topics);
         self.topic_prefixes().filter(|(_, name)| topics.iter().any(|topic| self.source_of(topic) == Some(name)))
+    }
+
+    pub(super) fn validate_feed(&self, kafka: &Kafka) -> Result<(), String> {
+        if kafka.brokers.is_empty() {
+            return Err("kafka.brokers: at least one broker is needed, such as \"127.0.0.1:9092\"".to_owned());
+        }
+        if kafka.topics.is_empty() {
+            return Err("kafka.topics: at least one topic is needed, such as \"shop.public.*\"".to_owned());
+        }
+        let is_http = |address: &Secret| Url::parse(address.expose()).is_ok_and(|url| url.scheme().starts_with("http"));
+        if kafka.registry.as_ref().is_some_and(|address| !is_http(address)) {
+            return Err("kafka.registry: not an address such as \"http://127.0.0.1:8081\"".to_owned());
+        }
+        match kafka.topics.iter().find(|topic| self.source_of(topic).is_none()) {
+            Some(topic) => {
+                let prefixes: Vec<String> = self.topic_prefixes().map(|(prefix, _)| format!("{prefix}.")).collect();
+                Err(format!(
+                    "kafka.topics: {topic:?} is of no source: it has to begin with {}, or a source needs its topic_prefix",
+                    prefixes.join(" or ")
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Kafka {
+    /// Its numbers, with the least and the most that they can be.
+    pub(super) fn bounds(&self) -> [(&'static str, u64, u64, u64); 3] {
+        [
+            ("kafka.fan_out_ids_per_s_max", u64::from(self.fan_out_ids_per_s_max), 1, 1_000_000),
+            ("kafka.stall_s_max", self.stall_s_max, 1, 86_400),
+            ("kafka.silence_s_max", self.silence_s_max, 0, 86_400),
+        ]
     }
 }

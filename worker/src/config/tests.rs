@@ -70,6 +70,8 @@ fn a_topic_is_of_the_source_with_the_longest_prefix() {
     assert_eq!(config.source_of("shopping.public.orders"), None);
     assert_eq!(config.source_of("__debezium-heartbeat.shop.eu"), Some("other"));
     assert_eq!(config.source_of("__debezium-heartbeat.shopping"), None);
+    assert_eq!(config.table_of("shop.eu.public.orders"), Some("public.orders"));
+    assert_eq!(config.table_of("__debezium-heartbeat.shop"), None, "a heartbeat is of no table");
     assert_eq!(config.feed_topics(), ["shop.public.*", "__debezium-heartbeat.shop"]);
     assert_eq!(config.feed_sources().collect::<Vec<_>>(), ["shop"]);
     let problem = problem_of(|text| text.replace("[worker]", &kafka.replace("shop.public", "web.public")));

@@ -171,7 +171,13 @@ async fn publish_indexed(feed: &Feed, number: usize, sent_ms: Option<u64>, pace:
     loop {
         let answer = ask(feed, "/_search", Some(&query)).await?;
         let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(last) = hits.last() else { return Ok(()) };
+        let Some(last) = hits.last() else {
+            // It would end by itself, but keeps what was deleted on disk until then.
+            let pit = json!({"id": answer["pit_id"]});
+            let closed = feed.elasticsearch.request(Method::Delete, "/_pit", Some(&pit)).await;
+            tracing::debug!(closed = closed.is_ok_and(|answer| answer.status == 200), "point in time");
+            return Ok(());
+        };
         query["search_after"] = last["sort"].clone();
         query["pit"]["id"] = answer["pit_id"].clone();
         // What is no id of the job's was not written by it.
