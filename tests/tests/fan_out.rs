@@ -4,6 +4,9 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use pinion_tests::{Feed, Namespace, Setup, Worker, eventually};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::feed::{equal, status};
@@ -65,6 +68,43 @@ async fn a_hot_parent_is_built_a_few_times() -> Result<()> {
     assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
     assert_eq!(worker.terminate().await?, 0);
     drop(feed);
+    namespace.finish().await
+}
+
+/// What is held back is not done: its event comes again when the worker is killed.
+#[tokio::test]
+async fn a_worker_killed_while_it_holds_a_change_back_loses_none() -> Result<()> {
+    let (namespace, feed, setup) = shop_of_one_customer(10, 10_000).await?;
+    let toml = setup.jobs.join("merchants/job.toml");
+    // Held back for ten seconds, longer than it takes to commit what is done.
+    let slow = std::fs::read_to_string(&toml)?.replace("freshness_s_max = 60", "freshness_s_max = 100");
+    ensure!(slow.contains("100"), "{slow}");
+    std::fs::write(&toml, slow)?;
+    let pinion = applied(&namespace, &setup).await?;
+    let first = pinion.work(&[]).await?;
+    let total = |merchant: &Value| merchant["lifetime"]["revenue"].clone();
+    let revenue = async || {
+        let sum = "SELECT coalesce(sum(total), 0)::float8 FROM orders WHERE status <> 'cancelled'";
+        anyhow::Ok(json!(sqlx::query_scalar::<_, f64>(sum).fetch_one(namespace.superuser()).await?))
+    };
+    namespace.execute("UPDATE orders SET status = 'placed', total = 1 WHERE id = 1").await?;
+    document(&namespace, "merchants", 1, total, Some(revenue().await?)).await?;
+    namespace.execute("UPDATE orders SET total = 2 WHERE id = 1").await?;
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", feed.broker()).set("group.id", namespace.name()).create()?;
+    let mut place = TopicPartitionList::new();
+    place.add_partition(&feed.topic("orders"), 0);
+    eventually("the first change to be committed, the second to be taken", TIMEOUT, async || {
+        let committed = consumer.committed_offsets(place.clone(), TIMEOUT)?;
+        let taken = first.metrics().await?.sum("pinion_feed_events_total", &[("table", "public.orders")]);
+        let done = matches!(committed.elements()[0].offset(), Offset::Offset(offset) if offset >= 1);
+        Ok((done && taken >= 2.0).then_some(()))
+    })
+    .await?;
+    first.kill().await?;
+    let second = pinion.work(&[]).await?;
+    document(&namespace, "merchants", 1, total, Some(revenue().await?)).await?;
+    drop((second, feed));
     namespace.finish().await
 }
 

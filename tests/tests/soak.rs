@@ -20,7 +20,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::changes::Transaction;
+use self::changes::{Once, Transaction};
 use self::dice::Dice;
 use self::mischief::Workers;
 use self::shop::{Connection, Kind, Shop};
@@ -154,7 +154,8 @@ impl Plan {
         }
 
         let until = Instant::now() + self.duration;
-        let writers = (0..WRITERS).map(|_| self.change(&shop, dice.split(), tally, until)).collect::<Vec<_>>();
+        let writers =
+            (0..WRITERS).map(|writer| self.change(&shop, writer, dice.split(), tally, until)).collect::<Vec<_>>();
         tokio::try_join!(
             futures_util::future::try_join_all(writers),
             workers.come_and_go(dice.split(), until),
@@ -180,7 +181,8 @@ impl Plan {
     }
 
     /// One application: changes the shop, and tells of it after the commit if there are hooks.
-    async fn change(&self, shop: &Shop, mut dice: Dice, tally: &Tally, until: Instant) -> Result<()> {
+    async fn change(&self, shop: &Shop, writer: usize, mut dice: Dice, tally: &Tally, until: Instant) -> Result<()> {
+        let mut once = Once::new(writer);
         let mut database = shop.connect().await?;
         let namespace = &shop.namespace;
         let config = PublisherConfig::new(namespace.rabbit().url()).namespace(Names::new(namespace.name())?);
@@ -189,7 +191,7 @@ impl Plan {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while Instant::now() < until {
             ticks.tick().await;
-            let transaction = Transaction::new(&mut dice);
+            let transaction = Transaction::new(&mut dice, &mut once, Instant::now() < until - self.duration / 2);
             if !carry_out(&mut database, &transaction, tally).await? {
                 continue;
             }
