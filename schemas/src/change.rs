@@ -21,7 +21,7 @@ pub const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
 #[derive(Debug)]
 pub enum Change<'a> {
     /// A row, or a whole table, was changed.
-    Row(RowChange<'a>),
+    Row(Box<RowChange<'a>>),
     /// An empty value, for Kafka's compaction: the row with the message's key is gone. Where events are flattened nothing else
     /// may say so, see [`tombstone`]; an envelope's delete is followed by one.
     Tombstone,
@@ -98,6 +98,15 @@ pub struct Origin<'a> {
     /// MariaDB's or MySQL's transaction.
     #[serde(default, borrow)]
     pub gtid: Option<Cow<'a, str>>,
+    /// Where PostgreSQL's log has the change itself, before its commit.
+    #[serde(default)]
+    pub lsn: Option<u64>,
+    /// The file of MariaDB's or MySQL's binary log, which ends with its number: `mysql-bin.000012`.
+    #[serde(default, borrow)]
+    pub file: Option<Cow<'a, str>>,
+    /// And the place in it.
+    #[serde(default)]
+    pub pos: Option<u64>,
 }
 
 /// Why bytes are no change event.
@@ -126,11 +135,39 @@ pub enum ChangeError {
 impl<'a> Row<'a> {
     /// The value of a column: `None` where the event does not tell it.
     pub fn get(&self, column: &str) -> Option<&'a RawValue> {
-        self.0.get(column).copied().filter(|value| value.get().trim_matches('"') != UNAVAILABLE_VALUE)
+        self.0.get(column).copied().filter(|value| !is_unavailable(value))
+    }
+}
+
+impl RowChange<'_> {
+    /// Where the change stands among all changes of its row: of two that touch one row, the later has the higher number, since a
+    /// row is locked until its change is committed. Between rows it means nothing, a change may be logged long before its commit.
+    ///
+    /// What a snapshot read has 0: it may lack a change that was logged before and committed after it, so it never stands in
+    /// the way of one.
+    pub fn position(&self) -> Option<u64> {
+        const POS_BITS: u32 = 32;
+        if self.operation == Operation::Read {
+            return Some(0);
+        }
+        match (self.source.lsn, self.source.file.as_deref(), self.source.pos) {
+            (Some(lsn), ..) => Some(lsn),
+            (None, Some(file), Some(pos)) => {
+                let number: u64 = file.rsplit('.').next()?.parse().ok()?;
+                Some(number << POS_BITS | pos).filter(|_| pos >> POS_BITS == 0 && number >> (53 - POS_BITS) == 0)
+            }
+            _ => None,
+        }
     }
 }
 
 impl<'a> Row<'a> {
+    /// The columns, by their names; those that begin with `_` are additions to the row.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        let columns = self.0.iter().map(|(name, value)| (&**name, *value));
+        columns.filter(|(name, _)| !name.starts_with('_'))
+    }
+
     /// Whether the event has the column, its value told or not.
     pub fn has(&self, column: &str) -> bool {
         self.0.contains_key(column)
@@ -190,6 +227,20 @@ pub fn decode<'a>(bytes: &'a [u8], topic_table: Option<&'a str>) -> Result<Chang
 pub fn tombstone(topic_table: Option<&str>) -> RowChange<'_> {
     let source = topic_table.map(Origin::of_topic).unwrap_or_default();
     RowChange { operation: Operation::Delete, before: None, after: None, source, flat: true }
+}
+
+/// The schema beside an event, where there is one.
+pub fn schema(bytes: &[u8]) -> Option<&str> {
+    let fields: Row<'_> = serde_json::from_slice(bytes).ok()?;
+    let schema = fields.0.get("schema").filter(|schema| is_object(schema) && fields.0.contains_key("payload"))?;
+    Some(schema.get())
+}
+
+/// Whether a value says that it was left as it was and is not told: as text, in base64, or in an array.
+pub fn is_unavailable(value: &RawValue) -> bool {
+    const BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+    let text = value.get().trim_matches(['[', ']', '"']);
+    text == UNAVAILABLE_VALUE || text == BASE64
 }
 
 /// Reads an event's key: the columns of the row's key. `None` where it has none, or one that is not an object.
@@ -263,7 +314,7 @@ fn envelope<'a>(fields: &Row<'a>) -> Result<Change<'a>, ChangeError> {
     };
     match image {
         Some(missing) => Err(ChangeError::Missing(missing)),
-        None => Ok(Change::Row(RowChange { operation, before, after, source, flat: false })),
+        None => Ok(Change::Row(Box::new(RowChange { operation, before, after, source, flat: false }))),
     }
 }
 

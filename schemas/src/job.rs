@@ -1,10 +1,12 @@
 //! A job's definition: the folder with `job.toml`, `document.sql` and `mapping.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::column::ColumnType;
 use crate::id::KeyType;
 use crate::job::read::Reader;
 use crate::mapping::Mapping;
@@ -42,7 +44,9 @@ pub struct JobDefinition {
     pub watch: Vec<Watch>,
     /// Where a document's content comes from.
     pub from: From,
-    /// `document.sql`.
+    /// Of a job from events: the types of columns that their events tell without a schema, or otherwise than is wanted.
+    pub columns: BTreeMap<String, ColumnType>,
+    /// `document.sql`; of a job from events, the query that gives what its documents are.
     pub sql: SqlTemplate,
     /// `mapping.json`.
     pub mapping: Mapping,
@@ -75,6 +79,23 @@ pub enum WatchRule {
     Key(String),
     /// A query from the ids of changed rows to ids of documents.
     Sql(SqlTemplate),
+}
+
+impl JobDefinition {
+    /// The table whose rows are the documents, and the column that is their id, where the documents are made of change events.
+    pub fn event_table(&self) -> Option<(&str, &str)> {
+        match &self.watch[..] {
+            [Watch { table, rule: WatchRule::Key(key) }] if self.from == From::Event => Some((table, key)),
+            _ => None,
+        }
+    }
+
+    /// The query of a job from events in the dialect that has no arrays, MariaDB's and MySQL's.
+    pub fn ask_by_list(&mut self) {
+        if let Some(sql) = self.event_table().and_then(|(table, key)| read::event_query(table, key, "IN (:ids)")) {
+            self.sql = sql;
+        }
+    }
 }
 
 /// A job's folder that was read: good, or with the findings that say why not.

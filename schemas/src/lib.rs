@@ -2,6 +2,7 @@
 //! document and the names on the broker and in Elasticsearch. No I/O but the reading of job folders.
 
 pub mod change;
+pub mod column;
 pub mod contract;
 pub mod id;
 pub mod job;
@@ -12,6 +13,7 @@ pub mod position;
 pub mod sql;
 pub mod version;
 
+pub use column::{ColumnType, Unit};
 pub use id::{Id, IdError, KeyType};
 pub use job::{Finding, From, JobDefinition, LoadError, LoadedJob, Severity, Watch, WatchRule, load_job, load_jobs};
 pub use mapping::{Dynamic, Mapping, MappingError};

@@ -208,6 +208,12 @@ impl Feed {
         self.request(reqwest::Method::PUT, &format!("{}/resume", self.name), None).await.map(drop)
     }
 
+    /// Restarts the connector's task: what it told since its position was saved last, it tells again.
+    pub async fn restart(&self) -> Result<()> {
+        let path = format!("{}/restart?includeTasks=true", self.name);
+        self.request(reqwest::Method::POST, &path, None).await.map(|_| ())
+    }
+
     /// The broker's address.
     pub fn broker(&self) -> &str {
         &self.broker

@@ -7,6 +7,7 @@ mod client;
 mod dead;
 mod documents;
 mod enqueue;
+mod event_job;
 mod explain;
 mod fan_out;
 mod feed;

@@ -5,9 +5,9 @@
 
 mod avro;
 mod fan_out;
-mod format;
+pub(crate) mod format;
 mod hold;
-mod kafka;
+pub(crate) mod kafka;
 mod lookout;
 mod registry;
 mod touch;
@@ -155,7 +155,7 @@ pub async fn run(feed: Arc<Feed>, shutdown: Shutdown) {
 /// Something is wrong that waiting does not mend.
 async fn follow(feed: &Arc<Feed>, shutdown: &Shutdown) -> Result<Ended, String> {
     let registry = feed.kafka().registry.as_ref().map(Registry::new).transpose()?;
-    let events = Events::join(&feed.config, feed.kafka(), &feed.worker)?;
+    let events = Events::join(feed.kafka(), &feed.config.feed_topics(), &feed.worker)?;
     let observer = Observer::new(feed.kafka(), feed.config.feed_topics(), None)?;
     let (fan_outs, requests) = mpsc::channel(fan_out::WAITING_MAX);
     let (stuck, is_stuck) = watch::channel(None);
@@ -221,7 +221,8 @@ async fn take(
                 }
                 if !taken.is_empty() {
                     let tables = old_rows.get(feed).await;
-                    let round = match texts(feed, registry, &taken).await {
+                    let tell = |reason| feed.tell(JobState::Waiting, Some(reason));
+                    let round = match texts(tell, registry, &taken).await {
                         Ok(texts) => feed.sort(events, &texts, &tables, &mut memory),
                         Err(reason) => Err(reason),
                     };
@@ -384,7 +385,7 @@ impl Feed {
         let told = text.value.as_deref().map_or(Ok(Change::Tombstone), |value| change::decode(value, table))?;
         match told {
             Change::Tombstone if table.is_some() && text.key.is_some() && !follows_delete => {
-                Ok(Change::Row(change::tombstone(table)))
+                Ok(Change::Row(Box::new(change::tombstone(table))))
             }
             told => Ok(told),
         }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod dead_letter;
 pub mod elasticsearch;
 pub mod error;
+pub mod event_job;
 pub mod feed;
 pub mod gate;
 pub mod generation;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use pinion_schemas::{JobDefinition, LoadedJob, StateIndex, load_jobs};
 
-use crate::config::Config;
+use crate::config::{Config, SourceKind};
 use crate::elasticsearch::Elasticsearch;
 use crate::ports::Database;
 use crate::source::Source;
@@ -44,7 +44,12 @@ impl Context {
     /// # Errors
     /// The folder of job folders, an address or a certificate authority can't be read.
     pub fn open(config: Config) -> anyhow::Result<Self> {
-        let jobs = load_jobs(&config.schemas)?;
+        let mut jobs = load_jobs(&config.schemas)?;
+        for definition in jobs.iter_mut().filter_map(|job| job.definition.as_mut()) {
+            if config.sources.get(&definition.source).is_some_and(|source| source.kind != SourceKind::Postgres) {
+                definition.ask_by_list();
+            }
+        }
         let elasticsearch = Elasticsearch::new(&config.elasticsearch).map_err(anyhow::Error::msg)?;
         let mut sources = BTreeMap::new();
         for (name, source) in &config.sources {

@@ -28,9 +28,12 @@ pub(super) fn decode<'a>(row: Row<'a>, topic_table: Option<&'a str>) -> Result<C
     source.ts_ms = row.part("__source_ts_ms")?;
     source.transaction = added(&row, "txId")?;
     source.gtid = added(&row, "gtid")?;
+    source.lsn = added(&row, "lsn")?;
+    source.file = added(&row, "file")?;
+    source.pos = added(&row, "pos")?;
     // Of a deleted row the transformation gives the image before, as far as it is known.
     let (before, after) = if operation == Operation::Delete { (Some(row), None) } else { (None, Some(row)) };
-    Ok(Change::Row(RowChange { operation, before, after, source, flat: true }))
+    Ok(Change::Row(Box::new(RowChange { operation, before, after, source, flat: true })))
 }
 
 /// A field that `add.fields` adds, with its structure's name or without: `txId`, `source.txId`.

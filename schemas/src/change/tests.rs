@@ -10,7 +10,7 @@ const UPDATE: &str = r#"{"before":{"id":3,"status":"placed"},"after":{"id":3,"st
 
 fn row(text: &str) -> RowChange<'_> {
     match decode(text.as_bytes(), None) {
-        Ok(Change::Row(row)) => row,
+        Ok(Change::Row(row)) => *row,
         other => panic!("{text} gives {other:?}"),
     }
 }
@@ -85,7 +85,7 @@ proptest! {
 
 fn flat(text: &str) -> RowChange<'_> {
     match decode(text.as_bytes(), Some("public.orders")) {
-        Ok(Change::Row(row)) => row,
+        Ok(Change::Row(row)) => *row,
         other => panic!("{text} gives {other:?}"),
     }
 }
@@ -137,4 +137,32 @@ fn nothing_is_a_tombstone() {
         assert!(matches!(decode(text.as_bytes(), Some("public.orders")), Ok(Change::Tombstone)), "{text}");
     }
     assert!(decode_key(b"null").is_none());
+}
+
+#[test]
+fn a_change_stands_among_those_of_its_row() {
+    let position = |text: &str| row(text).position();
+    assert_eq!(position(UPDATE), Some(24_023_128));
+    assert_eq!(position(&UPDATE.replace("\"op\":\"u\"", "\"op\":\"r\"")), Some(0), "a snapshot's");
+    let logged = |source: &str| position(&format!(r#"{{"op":"c","after":{{"id":1}},"source":{{{source}}}}}"#));
+    assert_eq!(logged(r#""file":"mariadb-bin.000012","pos":345,"gtid":"0-1-2""#), Some((12 << 32) + 345));
+    assert_eq!(logged(r#""file":"mariadb-bin.000012""#), None);
+    assert_eq!(logged(r#""file":"bin","pos":1"#), None);
+    assert_eq!(logged(r#""file":"bin.3000000","pos":1"#), None, "more than a version holds");
+    assert_eq!(flat(r#"{"id":1,"__op":"u","__lsn":7}"#).position(), Some(7));
+}
+
+#[test]
+fn values_that_are_not_told_are_known_in_every_form() {
+    let event = r#"{"op":"u","source":{},"after":{"a":"__debezium_unavailable_value","b":"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+        "c":["__debezium_unavailable_value"],"d":"x","_e":1}}"#;
+    let after = row(event).after.expect("an image");
+    let told: Vec<&str> = after.columns().filter(|(name, _)| after.get(name).is_some()).map(|(name, _)| name).collect();
+    assert_eq!((told, after.columns().count()), (vec!["d"], 4));
+}
+
+#[test]
+fn the_schema_beside_an_event_is_found() {
+    assert_eq!(schema(br#"{"schema":{"type":"struct"},"payload":{"id":1}}"#), Some(r#"{"type":"struct"}"#));
+    assert_eq!(schema(br#"{"schema":"public","id":1}"#), None);
 }

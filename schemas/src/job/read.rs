@@ -1,11 +1,13 @@
 //! Reads a job's folder: from the files as they are written to the definition as it is used.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::column::ColumnType;
 use crate::id::KeyType;
 use crate::job::{Finding, From, INDEX_BYTES_MAX, JobDefinition, Severity, Watch, WatchRule};
 use crate::mapping::Mapping;
@@ -30,6 +32,7 @@ struct AsWritten {
     watch: Vec<WatchAsWritten>,
     #[serde(default)]
     from: From,
+    columns: Option<Spanned<BTreeMap<String, ColumnType>>>,
 }
 
 #[derive(Deserialize)]
@@ -54,11 +57,14 @@ impl<'a> Reader<'a> {
     /// The definition, if nothing is missing that it needs. It may be there in spite of errors in the findings.
     pub(super) fn definition(&mut self) -> Option<JobDefinition> {
         let name = self.name();
-        let (sql, mapping) = (self.sql(), self.mapping());
+        let is_event = self.is_event();
+        let sql = if is_event { None } else { self.sql() };
+        let mapping = self.mapping();
         let text = self.read(JOB_FILE, "write index, source and key into it")?;
         let written: AsWritten = toml::from_str(&text).map_err(|error| self.not_understood(&text, &error)).ok()?;
         self.check(&text, &written);
-        let watch = written.watch.iter().filter_map(|watch| self.watch(&text, watch)).collect();
+        let watch: Vec<Watch> = written.watch.iter().filter_map(|watch| self.watch(&text, watch)).collect();
+        let sql = if is_event { self.event_query(&text, &written, &watch) } else { sql };
         Some(JobDefinition {
             name,
             folder: self.folder.to_owned(),
@@ -70,9 +76,17 @@ impl<'a> Reader<'a> {
             freshness_s_max: written.freshness_s_max.map(Spanned::into_inner),
             watch,
             from: written.from,
+            columns: written.columns.map(Spanned::into_inner).unwrap_or_default(),
             sql: sql?,
             mapping: mapping?,
         })
+    }
+
+    /// Whether the job's documents come from events, whatever else is wrong in its file.
+    fn is_event(&self) -> bool {
+        let text = std::fs::read_to_string(self.path(JOB_FILE)).unwrap_or_default();
+        let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+        table.get("from").and_then(toml::Value::as_str) == Some("event")
     }
 
     fn name(&mut self) -> String {
@@ -127,12 +141,36 @@ impl<'a> Reader<'a> {
             let mend = "name one of the [sources.…] in the configuration";
             self.error(JOB_FILE, line(text, &written.source.span()), "source is empty", mend);
         }
+        if written.from == From::Query
+            && let Some(columns) = &written.columns
+        {
+            let mend = "remove it, or write from = \"event\"";
+            self.error(JOB_FILE, line(text, &columns.span()), "[columns] has no effect on a query", mend);
+        }
         if let Some(freshness) = &written.freshness_s_max
             && *freshness.get_ref() == 0
         {
             let mend = "write the seconds that a document may be behind, or leave it out";
             self.error(JOB_FILE, line(text, &freshness.span()), "freshness_s_max is 0", mend);
         }
+    }
+
+    /// What the documents of a job from events are: the rows of its one table, by the row's own key.
+    fn event_query(&mut self, text: &str, written: &AsWritten, watch: &[Watch]) -> Option<SqlTemplate> {
+        if self.path(SQL_FILE).exists() {
+            let mend = "remove the file, or from = \"event\" in job.toml";
+            self.error(SQL_FILE, None, "from = \"event\" takes the documents from the events, not from a query", mend);
+        }
+        let [Watch { table, rule: WatchRule::Key(key) }] = watch else {
+            // A rule that is wrong by itself has its own finding.
+            if written.watch.len() != 1 || !watch.is_empty() {
+                let place = written.watch.first().and_then(|watch| line(text, &watch.table.span()));
+                let mend = "write one [[watch]] with table, and key = the column of the row's own key";
+                self.error(JOB_FILE, place, "from = \"event\" needs one table whose rows are the documents", mend);
+            }
+            return None;
+        };
+        event_query(table, key, "= ANY(:ids)")
     }
 
     fn watch(&mut self, text: &str, written: &WatchAsWritten) -> Option<Watch> {
@@ -187,8 +225,7 @@ impl<'a> Reader<'a> {
 
     fn not_understood(&mut self, text: &str, error: &toml::de::Error) {
         let at = error.span().and_then(|span| line(text, &span));
-        let mend =
-            "index, source and key are needed; owner, description, freshness_s_max, from and [[watch]] are allowed";
+        let mend = "index, source and key are needed; owner, description, freshness_s_max, from, [columns] and [[watch]] are allowed";
         self.error(JOB_FILE, at, error.message().trim_end().replace('\n', ", "), mend);
     }
 
@@ -205,6 +242,16 @@ impl<'a> Reader<'a> {
     fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
+}
+
+/// The rows of a table by a column, with how it is compared with the ids.
+pub(super) fn event_query(table: &str, key: &str, compared: &str) -> Option<SqlTemplate> {
+    let name = |name: &str| {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    };
+    let (table, key) = (table.splitn(2, '.').map(name).collect::<Vec<_>>().join("."), name(key));
+    SqlTemplate::parse(&format!("SELECT t.{key} AS _id, t.* FROM {table} AS t WHERE t.{key} {compared}")).ok()
 }
 
 /// The last part of a folder's path, whatever it is made of.

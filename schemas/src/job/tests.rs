@@ -46,7 +46,6 @@ fn a_whole_definition() {
         owner = "orders team"
         description = "One document an order."
         freshness_s_max = 30
-        from = "event"
         [[watch]]
         table = "public.orders"
         key = "id"
@@ -58,7 +57,7 @@ fn a_whole_definition() {
     assert_eq!(findings, [""; 0]);
     let definition = definition.expect("a definition");
     assert_eq!((definition.name.as_str(), definition.index.as_str()), ("orders", "orders"));
-    assert_eq!((definition.key, definition.from), (KeyType::Uuid, From::Event));
+    assert_eq!((definition.key, definition.from), (KeyType::Uuid, From::Query));
     assert_eq!(definition.freshness_s_max, Some(30));
     assert_eq!(definition.sql.to_postgres(), "SELECT id AS _id FROM orders WHERE id = ANY($1)");
     assert_eq!(definition.watch[0].rule, WatchRule::Key("id".to_owned()));
@@ -166,4 +165,42 @@ fn a_schemas_folder_that_is_not_there() {
 
 fn folder_name_of(file: &Path) -> String {
     file.file_name().expect("a file's name").to_string_lossy().into_owned()
+}
+
+fn of_event(toml: &str, files: &[(&str, &str)]) -> (Option<JobDefinition>, Vec<String>) {
+    let files = [&[("job.toml", toml), ("mapping.json", "{}")], files].concat();
+    let (_schemas, job) = folder("orders", &files);
+    let (definition, findings) = load_job(&job);
+    let prefix = format!("{}/", job.display());
+    (definition, findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect())
+}
+
+#[test]
+fn a_job_from_events_has_one_table_and_no_query() {
+    let toml = format!(
+        "{TOML}from = \"event\"\n[columns]\ntotal = \"Decimal(2)\"\n[[watch]]\ntable = \"public.Orders\"\nkey = \"id\"\n"
+    );
+    let (definition, findings) = of_event(&toml, &[]);
+    assert_eq!(findings, [""; 0]);
+    let definition = definition.expect("a definition");
+    assert_eq!(definition.event_table(), Some(("public.Orders", "id")));
+    assert_eq!(definition.columns.get("total"), Some(&ColumnType::Decimal(2)));
+    assert_eq!(
+        definition.sql.to_postgres(),
+        "SELECT t.id AS _id, t.* FROM public.\"Orders\" AS t WHERE t.id = ANY($1)"
+    );
+
+    let (definition, findings) = of_event(&toml, &[("document.sql", SQL)]);
+    assert!(definition.is_none());
+    assert!(
+        findings[0].starts_with("document.sql: from = \"event\" takes the documents from the events"),
+        "{findings:?}"
+    );
+    let (_, findings) = of_event(&format!("{TOML}from = \"event\"\n"), &[]);
+    assert!(findings[0].starts_with("job.toml: from = \"event\" needs one table"), "{findings:?}");
+    let (_, findings) = of_event(&toml.replace("key = \"id\"", "sql = \"SELECT :ids\""), &[]);
+    assert!(findings[0].starts_with("job.toml:8: from = \"event\" needs one table"), "{findings:?}");
+    let (_, findings) = of_event(&toml.replace("Decimal(2)", "decimal"), &[]);
+    assert!(findings[0].contains("\"decimal\" is no type of a column"), "{findings:?}");
+    refused(&format!("{TOML}[columns]\na = \"Date\"\n"), "job.toml:4: [columns] has no effect on a query");
 }

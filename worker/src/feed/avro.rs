@@ -1,12 +1,17 @@
 //! Avro as Kafka Connect's converters write it, turned into the JSON that its JsonConverter would have written. Pure.
 
+use std::collections::HashMap;
 use std::io::Read as _;
+use std::sync::Arc;
 
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use pinion_schemas::ColumnType;
 use serde_json::{Map, Value as Json, json};
+
+use super::format::ColumnTypes;
 
 /// Which byte it is is of no matter.
 const END: u8 = 0;
@@ -14,8 +19,10 @@ const END: u8 = 0;
 const ALLOCATION_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A schema of the registry.
-pub(super) struct AvroSchema {
+pub(crate) struct AvroSchema {
     schema: apache_avro::Schema,
+    /// Of the columns of its row, if it has one.
+    types: Arc<ColumnTypes>,
 }
 
 /// Where a message's schema is told: a zero byte, then the schema's number in four bytes. JSON never begins so.
@@ -33,7 +40,13 @@ impl AvroSchema {
         apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
         let written: Json = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let schema = apache_avro::Schema::parse(&plain(&written)).map_err(|error| error.to_string())?;
-        Ok(Self { schema })
+        let types = ColumnType::of_event(&connect(&written, &mut HashMap::new()));
+        Ok(Self { schema, types: Arc::new(types) })
+    }
+
+    /// What the columns of its row are.
+    pub(super) fn types(&self) -> &Arc<ColumnTypes> {
+        &self.types
     }
 
     /// The JSON of a value of this schema.
@@ -80,6 +93,48 @@ fn plain(schema: &Json) -> Json {
 fn fields(fields: &Json) -> Json {
     let field = |field: &Json| json!({"name": field["name"], "type": plain(&field["type"])});
     fields.as_array().map(|fields| fields.iter().map(field).collect()).unwrap_or_default()
+}
+
+/// A schema as Kafka Connect has it, which the converter writes into attributes that the library drops. `known` are the records
+/// so far, that others may name.
+fn connect(schema: &Json, known: &mut HashMap<String, Json>) -> Json {
+    match schema {
+        // Optional: null and one other.
+        Json::Array(branches) => {
+            branches.iter().find(|branch| *branch != "null").map(|branch| connect(branch, known)).unwrap_or_default()
+        }
+        Json::String(name) => {
+            let simple = name.rsplit('.').next().unwrap_or_default();
+            known.get(simple).cloned().unwrap_or_else(|| json!({"type": name}))
+        }
+        Json::Object(written) => {
+            let attribute = |name: &str| written.get(name).cloned().unwrap_or_default();
+            let mut found = match attribute("type").as_str() {
+                Some("array") => json!({"type": "array", "items": connect(&attribute("items"), known)}),
+                Some("record") => {
+                    let fields = attribute("fields").as_array().cloned().unwrap_or_default();
+                    let field = |field: &Json| {
+                        let mut found = connect(&field["type"], known);
+                        found["field"] = field["name"].clone();
+                        found
+                    };
+                    json!({"type": "struct", "fields": fields.iter().map(field).collect::<Vec<_>>()})
+                }
+                Some(kind) => json!({"type": kind}),
+                None => connect(&attribute("type"), known),
+            };
+            for (key, attribute) in [("name", "connect.name"), ("parameters", "connect.parameters")] {
+                if let Some(value) = written.get(attribute) {
+                    found[key] = value.clone();
+                }
+            }
+            if let Some(name) = attribute("name").as_str().filter(|_| found["type"] == "struct") {
+                known.insert(name.to_owned(), found.clone());
+            }
+            found
+        }
+        _ => Json::Null,
+    }
 }
 
 fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), String> {
@@ -191,6 +246,18 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&json),
             r#"{"before":null,"after":{"id":9223372036854775807,"i2":-2,"total":"A+c=","day":19782,"tags":["a\"b",null],"more":{"k":"v"},"ratio":0.1,"flag":true},"op":"u"}"#
+        );
+    }
+
+    #[test]
+    fn the_types_of_columns_are_those_of_connect() {
+        let schema = AvroSchema::parse(ENVELOPE).expect("a schema");
+        let types = schema.types();
+        assert_eq!(types.get("total"), Some(&ColumnType::Decimal(2)), "{types:?}");
+        assert_eq!((types.get("day"), types.get("id")), (Some(&ColumnType::Date), Some(&ColumnType::Plain)));
+        assert_eq!(
+            (types.get("tags"), types.get("ratio")),
+            (Some(&ColumnType::Array(Box::default())), Some(&ColumnType::Float))
         );
     }
 

@@ -1,44 +1,51 @@
 //! What comes from Kafka, as JSON: messages in Avro are turned into it with the registry's schemas.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use pinion_schemas::ColumnType;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
-use super::Feed;
 use super::avro;
 use super::registry::{Found, Registry};
 use crate::clock::now_ms;
+use crate::retry::Backoff;
+
+/// What the columns of a row are, by their names.
+pub(crate) type ColumnTypes = BTreeMap<String, ColumnType>;
 
 /// A message of Kafka, its key and value as JSON.
-pub(super) struct Text<'m> {
-    pub(super) topic: &'m str,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
+pub(crate) struct Text<'m> {
+    pub(crate) topic: &'m str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
     /// When Kafka got it, in milliseconds since 1970.
-    pub(super) at_ms: u64,
-    pub(super) key: Option<Cow<'m, [u8]>>,
+    pub(crate) at_ms: u64,
+    pub(crate) key: Option<Cow<'m, [u8]>>,
     /// `None`: a tombstone.
-    pub(super) value: Option<Cow<'m, [u8]>>,
+    pub(crate) value: Option<Cow<'m, [u8]>>,
     /// The value as it came.
-    pub(super) raw: &'m [u8],
+    pub(crate) raw: &'m [u8],
+    /// What the columns are, where the registry tells it.
+    pub(crate) types: Option<Arc<ColumnTypes>>,
 }
 
 impl Text<'_> {
     /// Where it lies.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         format!("topic {}, partition {}, offset {}", self.topic, self.partition, self.offset)
     }
 }
 
-/// The messages as JSON, in their order; where one can't be had in it, why.
+/// The messages as JSON, in their order; where one can't be had in it, why. A registry that is away is waited for, and told.
 ///
 /// # Errors
 /// Avro comes and no registry is configured: to pass it over would leave documents stale.
-pub(super) async fn texts<'m>(
-    feed: &Feed,
+pub(crate) async fn texts<'m>(
+    tell: impl Fn(String),
     registry: Option<&Registry>,
     messages: &'m [BorrowedMessage<'_>],
 ) -> Result<Vec<(Text<'m>, Result<(), String>)>, String> {
@@ -55,7 +62,17 @@ pub(super) async fn texts<'m>(
                 )
             })?;
             if let Entry::Vacant(place) = schemas.entry(id) {
-                place.insert(feed.insist(|| Box::pin(registry.schema(id))).await);
+                let mut backoff = Backoff::for_server();
+                let found = loop {
+                    match registry.schema(id).await {
+                        Ok(found) => break found,
+                        Err(fault) => {
+                            tell(fault.to_string());
+                            backoff.wait().await;
+                        }
+                    }
+                };
+                place.insert(found);
             }
         }
     }
@@ -77,6 +94,10 @@ fn text<'m>(message: &'m BorrowedMessage<'_>, schemas: &HashMap<u32, Found>) -> 
         key: key.unwrap_or_default(),
         value: value.unwrap_or_default(),
         raw: message.payload().unwrap_or_default(),
+        types: message.payload().and_then(|payload| {
+            let (id, _) = avro::split(payload)?;
+            Some(schemas.get(&id)?.as_ref().ok()?.types().clone())
+        }),
     };
     (text, problem)
 }

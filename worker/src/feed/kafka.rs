@@ -15,9 +15,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, MessageStream, StreamConsum
 pub(crate) use self::observer::{Attempt, Observer};
 pub use self::observer::{Move, PartitionOffsets, Target};
 pub(crate) use self::partitions::Key;
-pub(super) use self::partitions::{Partitions, Standing};
+pub(crate) use self::partitions::{Partitions, Standing};
 use super::format::Text;
-use crate::config::{self, Config};
+use crate::config;
 use crate::pipeline::delivery::Receipt;
 
 /// How soon a new topic is found.
@@ -38,16 +38,16 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const FETCHED_KIB_MAX: u32 = 16 * 1024;
 
 /// A member of the consumer group.
-pub(super) struct Events {
+pub(crate) struct Events {
     consumer: Arc<StreamConsumer<Partitions>>,
 }
 
 impl Events {
-    /// Joins the group for the topics of the configuration, and those of their connectors' heartbeats.
+    /// Joins the group for these topics, `*` stands for any text.
     ///
     /// # Errors
     /// Something in the configuration that the library does not take.
-    pub(super) fn join(config: &Config, kafka: &config::Kafka, worker: &str) -> Result<Self, String> {
+    pub(crate) fn join(kafka: &config::Kafka, topics: &[String], worker: &str) -> Result<Self, String> {
         let consumer: StreamConsumer<Partitions> = client(kafka)
             .set("client.id", format!("pinion-{worker}"))
             .set("enable.auto.commit", "true")
@@ -62,35 +62,35 @@ impl Events {
             .set("queued.max.messages.kbytes", FETCHED_KIB_MAX.to_string())
             .create_with_context(Partitions::default())
             .map_err(|error| format!("kafka: {error}"))?;
-        let patterns: Vec<String> = config.feed_topics().iter().map(|topic| pattern(topic)).collect();
+        let patterns: Vec<String> = topics.iter().map(|topic| pattern(topic)).collect();
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         consumer.subscribe(&patterns).map_err(|error| format!("kafka.topics: {error}"))?;
         Ok(Self { consumer: Arc::new(consumer) })
     }
 
     /// The events, as they come.
-    pub(super) fn stream(&self) -> MessageStream<'_, Partitions> {
+    pub(crate) fn stream(&self) -> MessageStream<'_, Partitions> {
         self.consumer.stream()
     }
 
     /// The partitions of this member.
-    pub(super) fn partitions(&self) -> Arc<Partitions> {
+    pub(crate) fn partitions(&self) -> Arc<Partitions> {
         self.consumer.context().clone()
     }
 
     /// Takes note of an event with so many parts that have to be done.
-    pub(super) fn receive(&self, text: &Text<'_>, parts: u32) -> Receipt {
+    pub(crate) fn receive(&self, text: &Text<'_>, parts: u32) -> Receipt {
         let key = (text.topic.to_owned(), text.partition);
         self.consumer.context().receive(key, text.offset, text.at_ms, parts)
     }
 
     /// Tells the library what is done by now.
-    pub(super) fn store(&self) {
+    pub(crate) fn store(&self) {
         self.consumer.context().store(&*self.consumer);
     }
 
     /// Why no broker answers, if none does.
-    pub(super) async fn trouble(&self) -> Option<String> {
+    pub(crate) async fn trouble(&self) -> Option<String> {
         let consumer = self.consumer.clone();
         let asked = tokio::task::spawn_blocking(move || consumer.fetch_metadata(None, ANSWER_MAX)).await;
         match asked {
@@ -101,7 +101,7 @@ impl Events {
     }
 
     /// How many events are not done, or wait for one that is not.
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.consumer.context().open()
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Registry {
 }
 
 /// What a number of a schema leads to: the schema, or why it is of no use.
-pub(super) type Found = Result<Arc<AvroSchema>, String>;
+pub(crate) type Found = Result<Arc<AvroSchema>, String>;
 
 #[derive(Deserialize)]
 struct Written {
@@ -66,7 +66,7 @@ impl Registry {
     ///
     /// # Errors
     /// The registry does not answer, or not as one.
-    pub(super) async fn schema(&self, id: u32) -> Result<Found, Fault> {
+    pub(crate) async fn schema(&self, id: u32) -> Result<Found, Fault> {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(Ok(known.clone()));
         }

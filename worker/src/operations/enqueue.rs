@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
 use pinion_client::{Lane, PublishError, Publisher};
-use pinion_schemas::{Id, Job};
+use pinion_schemas::{From, Id, Job};
 use serde::Serialize;
 use tokio::io::AsyncBufRead;
 use tokio::sync::Notify;
@@ -90,6 +90,11 @@ pub async fn enqueue<'a>(
     tell: &'a (dyn Fn(Event) + Sync),
 ) -> anyhow::Result<Enqueued> {
     let definition = context.definition(job)?;
+    anyhow::ensure!(
+        definition.from == From::Query,
+        "the documents of {job} come from change events (from = \"event\"), it takes no ids: they come again with a snapshot of \
+         the connector, or when its feed is read from the start"
+    );
     let feed = Feed::open(context.source(definition)?, definition, ids, tell).await?;
     let publisher =
         Publisher::connect(publisher_config(&context.config, "pinion enqueue")).await.context("[rabbitmq]")?;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pinion_schemas::{JobDefinition, LoadedJob, StateIndex};
+use pinion_schemas::{From, JobDefinition, LoadedJob, StateIndex};
 use tokio::task::JoinSet;
 
 use self::watch::Watch;
@@ -16,6 +16,7 @@ use crate::broker::RabbitmqBroker;
 use crate::clock::now_ms;
 use crate::control::Controls;
 use crate::error::Service;
+use crate::event_job::{self, EventJob};
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::generation::Generations;
@@ -55,6 +56,9 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
     watch.first_look().await;
     let mut runners = JoinSet::new();
     for job in shared.jobs(&context, chosen) {
+        if job.definition.from == From::Event {
+            runners.spawn(event_job::run(event_job_of(&context, job.clone()), shared.surroundings.clone()));
+        }
         runners.spawn(run_job(job, shared.surroundings.clone()));
     }
     if let Some(feed) = shared.feed(&context, worker.clone()) {
@@ -72,6 +76,17 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
     watch::sign_off(&context, &worker).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn event_job_of(context: &Context, job: Arc<Job>) -> EventJob {
+    let config = &context.config;
+    let prefix = config.topic_prefixes().find(|(_, source)| *source == job.definition.source);
+    EventJob {
+        kafka: config.kafka.clone(),
+        topic_prefix: prefix.map(|(prefix, _)| prefix.to_owned()).unwrap_or_default(),
+        elasticsearch: context.elasticsearch.clone(),
+        job,
+    }
 }
 
 /// Host, process and start: two workers never share one, not even in containers.
@@ -156,7 +171,8 @@ impl Shared {
         }
     }
 
-    /// The change feed, where one is configured. It publishes jobs of all definitions, whichever this worker runs.
+    /// The change feed, where one is configured. It publishes jobs of all definitions, whichever this worker runs; those from
+    /// events have their own.
     fn feed(&self, context: &Context, worker: Arc<str>) -> Option<Feed> {
         context.config.kafka.as_ref()?;
         let statuses = self.surroundings.statuses.clone();
@@ -166,9 +182,14 @@ impl Shared {
             statuses.set(feed::NAME, JobState::Broken, Some(reason));
             return None;
         }
+        let followed = |job: &&JobDefinition| job.from == From::Query && context.sources.contains_key(&job.source);
+        let jobs: Vec<JobDefinition> = context.definitions().filter(followed).cloned().collect();
+        if jobs.is_empty() {
+            return None;
+        }
         let sources = context.sources.iter().map(|(name, source)| (name.clone(), source.database()));
         Some(Feed {
-            jobs: context.definitions().filter(|job| context.sources.contains_key(&job.source)).cloned().collect(),
+            jobs,
             config: context.config.clone(),
             sources: sources.collect(),
             broker: self.broker.clone(),

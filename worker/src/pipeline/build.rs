@@ -196,10 +196,7 @@ pub struct Builder {
 impl Builder {
     /// A request for the documents `ids`, all of the version `version`, of `bytes_max` at the most.
     pub fn new(ids: &[Id], version: Version, bytes_max: usize) -> Self {
-        let mut action_end = String::new();
-        writeln!(action_end, ",\"version\":{},\"version_type\":\"external_gte\"}}}}", version.as_u64())
-            .expect("writing to a String does not fail");
-        Self {
+        let mut builder = Self {
             entry_of: ids.iter().cloned().zip(0..).collect(),
             seen: vec![false; ids.len()],
             body: Vec::new(),
@@ -207,8 +204,17 @@ impl Builder {
             actions: Vec::with_capacity(ids.len()),
             oversized: Vec::new(),
             full: false,
-            action_end,
-        }
+            action_end: String::new(),
+        };
+        builder.set_version(version);
+        builder
+    }
+
+    /// The version of what is added from now on.
+    pub fn set_version(&mut self, version: Version) {
+        self.action_end.clear();
+        writeln!(self.action_end, ",\"version\":{},\"version_type\":\"external_gte\"}}}}", version.as_u64())
+            .expect("writing to a String does not fail");
     }
 
     /// Whether this id was asked for.
@@ -237,23 +243,46 @@ impl Builder {
         self.action(false, &id);
         let document = self.body.len();
         plan.write(record, &mut self.body).map_err(Defect)?;
-        self.body.push(b'\n');
-        if self.body.len() > self.bytes_max {
-            let bytes = self.body.len() - document;
-            self.body.truncate(start);
-            if bytes > self.bytes_max {
-                self.oversized.push((entry, bytes));
-                return Ok(Room::More);
-            }
+        let room = self.close(entry, start, document);
+        if room == Room::Full {
             self.seen[entry] = false;
-            self.full = true;
-            return Ok(Room::Full);
         }
-        self.actions.push(Action { entry, delete: false });
-        Ok(Room::More)
+        Ok(room)
     }
 
-    fn delete(&mut self, entry: usize, id: &Id) {
+    /// Adds a document that is made already: JSON without raw line breaks.
+    pub fn push_made(&mut self, entry: usize, id: &Id, json: &[u8]) -> Room {
+        let start = self.body.len();
+        self.action(false, id);
+        let document = self.body.len();
+        self.body.extend_from_slice(json);
+        self.close(entry, start, document)
+    }
+
+    /// Ends a document, or takes it out again: where it alone is too large, it is not to be had back.
+    fn close(&mut self, entry: usize, start: usize, document: usize) -> Room {
+        self.body.push(b'\n');
+        if self.body.len() <= self.bytes_max {
+            self.actions.push(Action { entry, delete: false });
+            return Room::More;
+        }
+        let bytes = self.body.len() - document;
+        self.body.truncate(start);
+        if bytes > self.bytes_max {
+            self.oversized.push((entry, bytes));
+            return Room::More;
+        }
+        self.full = true;
+        Room::Full
+    }
+
+    /// What was added: the body, its actions, and the entries whose document alone is too large, with its bytes.
+    pub fn finish(self) -> (Bytes, Vec<Action>, Vec<(usize, usize)>) {
+        (self.body.into(), self.actions, self.oversized)
+    }
+
+    /// Adds a delete.
+    pub fn delete(&mut self, entry: usize, id: &Id) {
         self.action(true, id);
         self.actions.push(Action { entry, delete: true });
     }

@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::Failed;
 use super::build::Built;
+use super::job::Job;
 use crate::error::{Fault, Service};
-use crate::limit::Signal;
+use crate::limit::{BulkPlace as Place, Signal};
 use crate::ports::BulkItem;
 
 /// What Elasticsearch said to each action of the request.
@@ -30,22 +33,27 @@ pub async fn bulk(mut built: Built) -> Result<Outcome, Failed> {
         let fault = Fault::Again { service: Service::Elasticsearch, reason };
         return Err(Failed { batch: built.batch, fault });
     }
+    match send(&job, place, body, built.actions.len()).await {
+        Ok(items) => Ok(Outcome { built, items }),
+        Err(fault) => Err(Failed { batch: built.batch, fault }),
+    }
+}
+
+/// Sends a request of so many actions from its place in the adaptive limit, which learns how it went.
+///
+/// # Errors
+/// The request as a whole was not taken.
+pub async fn send(job: &Job, place: Place, body: Bytes, actions: usize) -> Result<Vec<BulkItem>, Fault> {
     let _in_flight = InFlight::count(&job.meters.all.bulks_in_flight);
     let sent_at = Instant::now();
-    let answer = job.index.bulk(&job.definition.index, body, built.actions.len()).await;
+    let answer = job.index.bulk(&job.definition.index, body, actions).await;
     job.meters.bulk_seconds.observe(sent_at.elapsed().as_secs_f64());
-    match answer {
-        Ok(items) => {
-            let pushback = items.iter().any(|item| item.status == 429);
-            place.done(if pushback { Signal::Pushback } else { Signal::Accepted });
-            Ok(Outcome { built, items })
-        }
-        Err(fault) => {
-            let overloaded = matches!(fault, Fault::Away { .. } | Fault::Again { .. });
-            place.done(if overloaded { Signal::Pushback } else { Signal::Accepted });
-            Err(Failed { batch: built.batch, fault })
-        }
-    }
+    let pushback = match &answer {
+        Ok(items) => items.iter().any(|item| item.status == 429),
+        Err(fault) => matches!(fault, Fault::Away { .. } | Fault::Again { .. }),
+    };
+    place.done(if pushback { Signal::Pushback } else { Signal::Accepted });
+    answer
 }
 
 /// Counts a request while it is in flight, cancelled or not.

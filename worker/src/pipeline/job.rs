@@ -1,11 +1,12 @@
 //! One job with everything that its batches need on their way.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pinion_schemas::{JobDefinition, Names, StateIndex};
+use pinion_schemas::{From, JobDefinition, Names, StateIndex};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -164,6 +165,14 @@ impl Job {
     /// The job's name.
     pub fn name(&self) -> &str {
         &self.definition.name
+    }
+
+    /// What the state of its queue is told under. The state of a job from events is that of the events.
+    pub fn queue_name(&self) -> Cow<'_, str> {
+        match self.definition.from {
+            From::Query => self.name().into(),
+            From::Event => format!("{} (queue)", self.name()).into(),
+        }
     }
 
     /// Ids in a batch now: the configured number, fewer under pushback or with large documents.

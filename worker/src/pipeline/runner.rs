@@ -112,11 +112,11 @@ impl Runner {
     }
 
     fn tell(&self, state: JobState, reason: Option<String>) {
-        let paused = &self.job.meters.all.paused;
+        let (paused, name) = (&self.job.meters.all.paused, self.job.queue_name());
         for (verdict, on) in [("operator", state == JobState::Paused), ("broken", state == JobState::Broken)] {
-            paused.get_or_create(&verdict_label(self.job.name(), verdict)).set(i64::from(on));
+            paused.get_or_create(&verdict_label(&name, verdict)).set(i64::from(on));
         }
-        self.surroundings.statuses.set(self.job.name(), state, reason);
+        self.surroundings.statuses.set(&name, state, reason);
     }
 
     /// Waits until the job works again (if it was broken), no operator holds it and every server is there.

@@ -87,7 +87,7 @@ async fn ceiling(job: &Job, verdicts: &[(Action, Verdict)]) -> Result<Option<Ver
 }
 
 /// Why the whole job is to be paused, if most of a batch was refused for one reason.
-fn job_is_broken(verdicts: &[(Action, Verdict)]) -> Option<String> {
+pub(crate) fn job_is_broken(verdicts: &[(Action, Verdict)]) -> Option<String> {
     if verdicts.len() < BATCH_THAT_JUDGES_A_JOB {
         return None;
     }
@@ -266,7 +266,7 @@ impl Sorted {
 }
 
 /// Counts the documents and settles their messages.
-fn done(job: &Job, entries: &[(&'static str, Entry)]) {
+pub(crate) fn done(job: &Job, entries: &[(&'static str, Entry)]) {
     let mut counts: HashMap<&'static str, u64> = HashMap::new();
     let now = now_ms();
     for (name, entry) in entries {

@@ -55,7 +55,7 @@ use reader::{Problem, Reader, fixed, utf8};
 
 pub(crate) use number::{float as write_float, integer as write_integer};
 pub use string::write_json_string;
-pub(crate) use time::{civil_from_days, clock as write_time_of_day};
+pub(crate) use time::{civil_from_days, clock as write_time_of_day, day as write_date, moment as write_moment};
 
 /// Types nest (an array of a composite of a range of …); deeper than this one is not encoded, so that recursion is bounded.
 const DEPTH_MAX: usize = 32;

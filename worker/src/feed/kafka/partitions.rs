@@ -16,7 +16,7 @@ pub(crate) type Key = (String, i32);
 
 /// The partitions that were given to this member.
 #[derive(Default)]
-pub(in crate::feed) struct Partitions {
+pub(crate) struct Partitions {
     places: Mutex<HashMap<Key, Place>>,
 }
 
@@ -38,17 +38,17 @@ struct Place {
 
 /// How far an assigned partition is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::feed) struct Standing {
-    pub(in crate::feed) key: Key,
+pub(crate) struct Standing {
+    pub(crate) key: Key,
     /// The first event that is not done; not known before the first one has come.
-    pub(in crate::feed) position: Option<i64>,
+    pub(crate) position: Option<i64>,
     /// When Kafka got the oldest event that was taken and is not done, in milliseconds since 1970.
-    pub(in crate::feed) open_since_ms: Option<u64>,
+    pub(crate) open_since_ms: Option<u64>,
     /// When Kafka got the last event that is done, likewise.
-    pub(in crate::feed) last_ms: Option<u64>,
+    pub(crate) last_ms: Option<u64>,
     /// Where nothing is open: everything below this offset was fetched. A transaction's marker is no event but takes an offset,
     /// so this may be more than the position.
-    pub(in crate::feed) drained_to: Option<i64>,
+    pub(crate) drained_to: Option<i64>,
 }
 
 impl Default for Place {
@@ -120,7 +120,7 @@ impl Partitions {
     }
 
     /// How far each assigned partition is.
-    pub(in crate::feed) fn standings(&self) -> Vec<Standing> {
+    pub(crate) fn standings(&self) -> Vec<Standing> {
         let places = self.lock();
         places.iter().filter(|(_, place)| place.is_assigned).map(|(key, place)| place.standing(key)).collect()
     }

@@ -1,6 +1,6 @@
 //! The change feed: whether its brokers can be reached, have the topics, and the databases tell what the rules need.
 
-use pinion_schemas::{Finding, JobDefinition, Severity, WatchRule};
+use pinion_schemas::{Finding, JobDefinition, Severity, Watch, WatchRule};
 use sqlx::postgres::PgConnection;
 
 use super::{Context, Place, jobs_of, some_of};
@@ -62,6 +62,10 @@ pub(super) async fn check_tables(connection: &mut PgConnection, job: &JobDefinit
     let mut findings = Vec::new();
     for (number, watch) in job.watch.iter().enumerate() {
         let line = file.toml_line(&["watch", &number.to_string(), "table"]);
+        if job.event_table().is_some() {
+            findings.extend(check_rows(connection, &file, line, watch).await);
+            continue;
+        }
         let question = "SELECT c.relreplident::text, \
              ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey) \
              WHERE i.indrelid = c.oid AND i.indisprimary) \
@@ -92,6 +96,53 @@ pub(super) async fn check_tables(connection: &mut PgConnection, job: &JobDefinit
             WatchRule::Key(_) | WatchRule::Sql(_) => continue,
         };
         findings.push(file.finding(Severity::Warning, line, problem, mend));
+    }
+    findings
+}
+
+/// The table whose rows are the documents of a job from events.
+async fn check_rows(connection: &mut PgConnection, file: &Place, line: Option<usize>, watch: &Watch) -> Vec<Finding> {
+    let WatchRule::Key(key) = &watch.rule else { return Vec::new() };
+    let table = &watch.table;
+    // Values of these columns may be stored outside of the row, and are then told only when they change.
+    let question = "SELECT c.relreplident::text, \
+         ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+             AND a.attstorage <> 'p' AND a.attlen < 0 ORDER BY a.attnum), \
+         ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey) \
+             WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate), \
+         ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+             AND a.atthasdef AND NOT a.attnotnull AND a.attgenerated = '' ORDER BY a.attnum) \
+         FROM pg_class c WHERE c.oid = to_regclass($1)";
+    let asked = sqlx::query_as::<_, (String, Vec<String>, Vec<String>, Vec<String>)>(question).bind(table);
+    let (identity, large, primary, defaults) = match asked.fetch_optional(&mut *connection).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Vec::new(),
+        Err(failure) => {
+            let problem = format!("{table} can't be looked up: {failure}");
+            return vec![file.finding(Severity::Warning, line, problem, "mend it and check again")];
+        }
+    };
+    let mut findings = Vec::new();
+    if primary != [key.clone()] {
+        let problem = format!("{key} alone is not the primary key of {table} (one that is not deferrable)");
+        let mend = "documents from events are rows by their own key: name it, or take the documents from a query";
+        findings.push(file.finding(Severity::Error, line, problem, mend));
+    }
+    if identity != "f" && !large.is_empty() {
+        let problem = format!(
+            "an update of {table} does not tell large values that it leaves as they were ({}): the document is then a dead letter",
+            some_of(&large)
+        );
+        let mend = format!("ALTER TABLE {table} REPLICA IDENTITY FULL, unless these values stay below 2 kB");
+        findings.push(file.finding(Severity::Warning, line, problem, mend));
+    }
+    if !defaults.is_empty() {
+        let problem = format!(
+            "converters write a column's default where it is NULL, unless told otherwise ({})",
+            some_of(&defaults)
+        );
+        let mend = "value.converter.replace.null.with.default=false (JSON), ignore.default.for.nullables=true (Confluent's Avro)";
+        findings.push(file.finding(Severity::Note, line, problem, mend));
     }
     findings
 }

@@ -26,10 +26,10 @@ pub(super) fn check(context: &Context) -> Vec<Finding> {
             let line = place.toml_line(&["index"]);
             findings.push(place.finding(Severity::Error, line, problem, "give the job another index"));
         }
-        if job.from == From::Event {
-            let problem = "from = \"event\" has no effect: documents are read by document.sql";
+        if job.from == From::Event && context.config.kafka.is_none() {
+            let problem = "from = \"event\" needs the change feed";
             let line = place.toml_line(&["from"]);
-            findings.push(place.finding(Severity::Warning, line, problem, "remove it"));
+            findings.push(place.finding(Severity::Error, line, problem, "add [kafka] to the configuration"));
         }
     }
     findings

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use pinion_client::{PublishError, Publisher};
-use pinion_schemas::StateIndex;
+use pinion_schemas::{From, StateIndex};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -131,6 +131,12 @@ impl Replayer<'_> {
         let Document { id: key, source: letter, seq_no, primary_term } = document;
         if self.context.job(&letter.job).is_err() {
             return Err(format!("no job is called {:?}", letter.job));
+        }
+        if self.context.definition(&letter.job).is_ok_and(|definition| definition.from == From::Event) {
+            return Err(format!(
+                "{} takes no messages (from = \"event\"): its events have to be read again",
+                letter.job
+            ));
         }
         let message =
             STANDARD.decode(&letter.message).map_err(|_| "what is kept of the message can't be read".to_owned())?;

@@ -25,12 +25,7 @@ pub(super) fn date(days: i32, out: &mut Vec<u8>) -> Result<(), Problem> {
     } else if !DAYS.contains(&days) {
         return Err(Problem::Wrong("is out of range"));
     } else {
-        let days = i64::from(days) + POSTGRES_EPOCH_DAYS;
-        if day_opens_string(days, out) {
-            out.push(b'"');
-        } else {
-            integer(days * MILLIS_PER_DAY, out);
-        }
+        day(i64::from(days) + POSTGRES_EPOCH_DAYS, out);
     }
     Ok(())
 }
@@ -43,17 +38,30 @@ pub(super) fn timestamp(micros: i64, zone: &str, out: &mut Vec<u8>) -> Result<()
         return Err(Problem::Wrong("is out of range"));
     } else {
         let days = micros.div_euclid(MICROS_PER_DAY) + POSTGRES_EPOCH_DAYS;
-        let micros_of_day = micros.rem_euclid(MICROS_PER_DAY);
-        if day_opens_string(days, out) {
-            out.push(b'T');
-            clock(micros_of_day, out);
-            out.extend_from_slice(zone.as_bytes());
-            out.push(b'"');
-        } else {
-            integer(days * MILLIS_PER_DAY + micros_of_day / 1000, out);
-        }
+        moment(days, micros.rem_euclid(MICROS_PER_DAY), zone, out);
     }
     Ok(())
+}
+
+/// Appends a date, given in days since 1970-01-01.
+pub(crate) fn day(days: i64, out: &mut Vec<u8>) {
+    if day_opens_string(days, out) {
+        out.push(b'"');
+    } else {
+        integer(days * MILLIS_PER_DAY, out);
+    }
+}
+
+/// Appends a moment, given in days since 1970-01-01 and the microseconds of the day, with `zone` at its end.
+pub(crate) fn moment(days: i64, micros_of_day: i64, zone: &str, out: &mut Vec<u8>) {
+    if day_opens_string(days, out) {
+        out.push(b'T');
+        clock(micros_of_day, out);
+        out.extend_from_slice(zone.as_bytes());
+        out.push(b'"');
+    } else {
+        integer(days * MILLIS_PER_DAY + micros_of_day / 1000, out);
+    }
 }
 
 /// Appends a `time`, given in microseconds since midnight.

@@ -1,6 +1,6 @@
 //! What is to be done with a message, before any of its ids is looked at in the database.
 
-use pinion_schemas::{Id, decode, position_of};
+use pinion_schemas::{From, Id, decode, position_of};
 
 use super::{Intake, Lane, REDELIVERIES_OF_A_SUSPECT};
 use crate::dead_letter::DeadLetter;
@@ -57,6 +57,11 @@ impl Intake {
             }
             let to = self.requeue(&decoded.job_name, Destination::Live, message);
             return Judgement::moved("moved", to);
+        }
+        if self.job.definition.from == From::Event {
+            let error = "the job's documents come from change events (from = \"event\"), messages do nothing";
+            let letter = DeadLetter::of_message(self.job.name(), data, worker);
+            return Judgement::dead("from_event", letter.because("from_event", error));
         }
         match self.lane {
             Lane::Suspects if redeliveries >= self.job.settings.deliveries_max => {
