@@ -160,6 +160,7 @@ impl Plan {
             futures_util::future::try_join_all(writers),
             workers.come_and_go(dice.split(), until),
             mischief::servers(&kafka, dice.split(), tally, until),
+            mischief::rewind(&pinion, tally, until - self.duration / 2),
             tell(tally, until),
         )?;
         workers.at_least(2).await?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use pinion_tests::{Pinion, PrivateKafka, Worker};
+use anyhow::{Context, Result, ensure};
+use pinion_tests::{Pinion, PrivateKafka, Worker, eventually};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -11,6 +11,7 @@ use super::Tally;
 use super::dice::Dice;
 
 const WORKERS_MAX: usize = 4;
+const REWIND_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The workers, of which some are ended every few seconds.
 pub(super) struct Workers<'a> {
@@ -70,6 +71,21 @@ impl<'a> Workers<'a> {
         }
         Ok(())
     }
+}
+
+/// Lets the last events come again, once, in the middle of it all. A broker that is away then, or workers that come and go, only
+/// make it another try.
+pub(super) async fn rewind(pinion: &Pinion, tally: &Tally, at: Instant) -> Result<()> {
+    tokio::time::sleep_until(at).await;
+    eventually("the feed to be rewound", REWIND_TIMEOUT, async || {
+        let rewound = pinion.command(&["offsets", "--rewind-to", "20s", "--yes", "--json"]).await?;
+        let moves = rewound.json().with_context(|| rewound.stderr.clone())?["moves"].as_array().map_or(0, Vec::len);
+        ensure!(moves > 0, "no partition was moved: {}", rewound.stdout);
+        Ok(Some(()))
+    })
+    .await?;
+    tally.add("the feed rewound by 20 s");
+    Ok(())
 }
 
 /// Kills Connect, so that events come again, and restarts the broker, in turn, until then; each at least once.
