@@ -85,12 +85,14 @@ CREATE TABLE kinds (
     bits bit(10), price decimal(20, 5), padded decimal(8, 2) zerofill, ratio float, exact double,
     name varchar(50) CHARACTER SET latin1, note text, kind enum('a', 'b'), kinds set('x', 'y', 'z'),
     raw varbinary(20), file blob, day date, moment datetime(6), at timestamp(3) NULL, span time(6),
-    extra json, tags longtext, nothing int, unique_id uuid, address inet6, zero datetime
+    extra json, tags longtext, nothing int, unique_id uuid, address inet6, zero datetime,
+    place point, area geometry
 );
 SET SESSION sql_mode = '';
 INSERT INTO kinds VALUES (1, -128, 1, 4294967295, 18446744073709551615, 2024, b'1000000001', -1234567.50000, 12.3, 0.1, 1e300,
     'caffè', 'a \"quote\"\\n', 'b', 'x,z', x'00ff', 'bytes', '2024-02-29', '2024-02-29 23:59:59.123456', '2024-02-29 12:00:00.5',
-    '-838:59:59', '{\"a\": [1, 2]}', '[\"u\", \"v\"]', NULL, '6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11', '::1', '0000-00-00');
+    '-838:59:59', '{\"a\": [1, 2]}', '[\"u\", \"v\"]', NULL, '6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11', '::1', '0000-00-00',
+    ST_GeomFromText('POINT(9.19 45.46)'), ST_GeomFromText('POLYGON((0 0, 1 0, 1 1, 0 0))'));
 ";
 
 #[tokio::test]
@@ -113,7 +115,7 @@ async fn values_become_json(namespace: Namespace, shop: MysqlShop, types: &str) 
     let setup = Setup::mysql(&namespace, &shop)?;
     shop.execute(types).await?;
     let mapping = json!({"mappings": {"dynamic": true, "properties": {
-        "flag": {"type": "boolean"}, "big": {"type": "keyword"}, "exact": {"type": "double"}, "extra": {"type": "object"}, "tags": {"type": "object", "enabled": false}
+        "flag": {"type": "boolean"}, "big": {"type": "keyword"}, "exact": {"type": "double"}, "place": {"type": "geo_point"}, "area": {"type": "keyword"}, "extra": {"type": "object"}, "tags": {"type": "object", "enabled": false}
     }}});
     let toml = "index = \"kinds\"\nsource = \"shop\"\nkey = \"bigint\"\n";
     let query = "SELECT k.id AS _id, k.* FROM kinds k WHERE k.id IN (:ids)";
@@ -128,7 +130,7 @@ async fn values_become_json(namespace: Namespace, shop: MysqlShop, types: &str) 
         "kind": "b", "kinds": "x,z", "raw": "AP8=", "file": "Ynl0ZXM=", "day": "2024-02-29",
         "moment": "2024-02-29T23:59:59.123456", "at": "2024-02-29T12:00:00.500Z", "span": "-838:59:59.000",
         "extra": {"a": [1, 2]}, "tags": ["u", "v"], "nothing": null, "unique_id": "6f1c2f9e-0c5b-4b1a-9d5e-2f6f0a3c7b11",
-        "address": "::1", "zero": null
+        "address": "::1", "zero": null, "place": "POINT (9.19 45.46)", "area": "POLYGON ((0 0, 1 0, 1 1, 0 0))"
     });
     assert_eq!(found, Some(expected));
     assert_eq!(worker.terminate().await?, 0);

@@ -29,5 +29,6 @@ pub mod source;
 pub mod status;
 mod substitute;
 pub mod tracker;
+mod wkb;
 
 pub use commands::run;

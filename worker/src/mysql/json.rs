@@ -14,6 +14,7 @@
 //! | `DATE` | `"2024-01-02"` |
 //! | `DATETIME` | `"2024-01-02T03:04:05.678"`, without a zone, which Elasticsearch takes as UTC |
 //! | `TIMESTAMP` | `"2024-01-02T03:04:05.678901Z"`, always UTC |
+//! | `GEOMETRY` and its kinds | WKT: `"POINT (1 2)"` |
 //! | `TIME` | `"03:04:05.678"`; it can be negative and has up to 838 hours |
 //! | dates of zeros, `0000-00-00` or `2024-05-00` | null |
 //!
@@ -27,6 +28,7 @@ use sqlx::TypeInfo as _;
 use sqlx::mysql::{MySql, MySqlTypeInfo};
 
 use crate::json::{write_base64, write_float, write_integer, write_json, write_json_string, write_time_of_day};
+use crate::wkb;
 
 /// How the binary form of one type becomes JSON.
 #[derive(Debug)]
@@ -53,15 +55,13 @@ enum Form {
     DateTime,
     Timestamp,
     Time,
+    Geometry,
     Null,
 }
 
 impl Encoder {
     /// The encoder of a column, for a field of this type in the mapping.
-    ///
-    /// # Errors
-    /// It has no JSON; the text says what to do.
-    pub(crate) fn of(type_info: &MySqlTypeInfo, field: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn of(type_info: &MySqlTypeInfo, field: Option<&str>) -> Self {
         let form = match type_info.name() {
             "BOOLEAN" | "TINYINT" | "SMALLINT" | "INT" | "MEDIUMINT" | "BIGINT" => Form::Signed,
             "TINYINT UNSIGNED" | "SMALLINT UNSIGNED" | "INT UNSIGNED" | "MEDIUMINT UNSIGNED" | "BIGINT UNSIGNED"
@@ -76,17 +76,13 @@ impl Encoder {
             "TIMESTAMP" => Form::Timestamp,
             "TIME" => Form::Time,
             "NULL" => Form::Null,
-            "GEOMETRY" => {
-                return Err(
-                    "is of type GEOMETRY, which has no JSON; select ST_AsGeoJSON(…) or ST_AsText(…) of it".to_owned()
-                );
-            }
+            "GEOMETRY" => Form::Geometry,
             // The name does not tell text of a binary collation, such as MariaDB's JSON, from bytes; the collation does.
             _ if !<str as sqlx::Type<MySql>>::compatible(type_info) && type_info.name() != "SET" => Form::Bytes,
             _ if matches!(field, Some("object" | "nested" | "flattened")) => Form::JsonText,
             _ => Form::Text,
         };
-        Ok(Self { form, boolean: field == Some("boolean") })
+        Self { form, boolean: field == Some("boolean") }
     }
 
     /// What its values become, where the type's name does not tell.
@@ -98,6 +94,7 @@ impl Encoder {
             Form::JsonText => Some("JSON"),
             Form::Text => Some("TEXT"),
             Form::Bytes => Some("BLOB"),
+            Form::Geometry => Some("GEOMETRY"),
             _ => None,
         }
     }
@@ -148,6 +145,11 @@ impl Encoder {
             Form::DateTime => date_time(raw, Some(""), out)?,
             Form::Timestamp => date_time(raw, Some("Z"), out)?,
             Form::Time => time(raw, out)?,
+            Form::Geometry => {
+                // The number of the coordinate system comes first.
+                let text = raw.get(4..).and_then(wkb::text).ok_or("is no geometry")?;
+                write_json_string(&text, out);
+            }
             Form::Null => out.extend_from_slice(b"null"),
         }
         Ok(())
@@ -242,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const FORMS: [Form; 15] = [
+    const FORMS: [Form; 16] = [
         Form::Signed,
         Form::Unsigned,
         Form::Bits,
@@ -257,6 +259,7 @@ mod tests {
         Form::DateTime,
         Form::Timestamp,
         Form::Time,
+        Form::Geometry,
         Form::Null,
     ];
 

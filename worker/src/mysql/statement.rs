@@ -44,8 +44,7 @@ impl Statement {
         let fields = job.mapping.fields();
         let columns = columns.iter().map(|column| {
             let name = column.name();
-            let encoder = Encoder::of(column.type_info(), fields.get(name).map(String::as_str))
-                .map_err(|problem| Defect(format!("the column \"{name}\" {problem}")))?;
+            let encoder = Encoder::of(column.type_info(), fields.get(name).map(String::as_str));
             if name == "_id" {
                 check_key(job.key, column.type_info(), &encoder)?;
             }

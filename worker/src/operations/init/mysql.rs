@@ -59,7 +59,7 @@ pub(super) async fn read(connection: &mut MySqlConnection, table: &str) -> anyho
     let columns = rows.into_iter().map(|(name, data_type, column_type, _)| TableColumn {
         quoted: quoted(&name),
         kind: kind(&data_type, &column_type).to_owned(),
-        class: if spatial(&data_type) { "c" } else { "b" }.to_owned(),
+        class: "b".to_owned(),
         // Prose is what has a type for it.
         width_bytes: if data_type.ends_with("text") { i32::MAX } else { 0 },
         name,
@@ -81,18 +81,4 @@ fn kind<'a>(data_type: &'a str, column_type: &str) -> &'a str {
         "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => "text",
         other => other,
     }
-}
-
-fn spatial(data_type: &str) -> bool {
-    [
-        "geometry",
-        "point",
-        "linestring",
-        "polygon",
-        "multipoint",
-        "multilinestring",
-        "multipolygon",
-        "geometrycollection",
-    ]
-    .contains(&data_type)
 }
