@@ -16,7 +16,7 @@ mod watches;
 use std::fmt;
 use std::path::PathBuf;
 
-use pinion_schemas::{Finding, JobDefinition, Severity};
+use pinion_schemas::{Finding, From, JobDefinition, Severity};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -120,6 +120,11 @@ impl Place {
 
     fn of_job(job: &JobDefinition, file: &str) -> Self {
         Self::of(job.folder.join(file))
+    }
+
+    /// Where a job's columns come from; one from events has no query.
+    fn of_columns(job: &JobDefinition) -> Self {
+        Self::of_job(job, if job.from == From::Event { "job.toml" } else { "document.sql" })
     }
 
     fn config(context: &Context) -> Self {

@@ -156,7 +156,7 @@ impl SourceCheck<'_> {
 
 /// A job's query, and its columns against the mapping.
 async fn query(connection: &mut MySqlConnection, job: &JobDefinition) -> Vec<Finding> {
-    let sql = Place::of_job(job, "document.sql");
+    let sql = Place::of_columns(job);
     if let Some(problem) = job.sql.mysql_problem() {
         return vec![sql.finding(Severity::Error, Some(problem.line), problem.problem.clone(), problem.mend.clone())];
     }

@@ -1,6 +1,6 @@
 //! A job's query on the real database.
 
-use pinion_schemas::{Finding, JobDefinition, KeyType, Severity};
+use pinion_schemas::{Finding, From, JobDefinition, KeyType, Severity};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition};
 use sqlx::{AssertSqlSafe, Executor as _};
 
@@ -9,7 +9,7 @@ use super::{Place, place};
 use crate::postgres::statement::{PrepareError, Statement};
 
 pub(super) async fn check(connection: &mut PgConnection, job: &JobDefinition) -> Vec<Finding> {
-    let sql = Place::of_job(job, "document.sql");
+    let sql = Place::of_columns(job);
     let statement = match Statement::prepare(connection, job).await {
         Ok(statement) => statement,
         Err(PrepareError::Database(error)) => return vec![database_finding(&sql, &job.sql.to_postgres(), &error)],
@@ -31,7 +31,7 @@ pub(super) async fn check(connection: &mut PgConnection, job: &JobDefinition) ->
     if let Err(error) = connection.execute(query).await {
         findings.push(database_finding(&sql, &statement.sql, &error));
     }
-    for column in statement.columns.iter().filter(|column| column.as_text) {
+    for column in statement.columns.iter().filter(|column| column.as_text && job.from == From::Query) {
         let problem =
             format!("the column \"{}\" is of type {}, which is written as text", column.name, column.type_name);
         let mend = "cast it in the query where another form is wanted";
