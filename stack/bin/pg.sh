@@ -116,7 +116,13 @@ replica() {
     start) start_replica ;;
     stop) stop_replica ;;
     # What a power failure looks like: no checkpoint, no farewell to clients.
-    kill) up "$PG_REPLICA" && as_pg "$PGBIN/pg_ctl" -D "$PG_REPLICA" kill QUIT "$(head -1 "$PG_REPLICA/postmaster.pid")" ;;
+    kill)
+      up "$PG_REPLICA" || die "pg: the replica does not run"
+      local pid i; pid=$(head -1 "$PG_REPLICA/postmaster.pid")
+      as_pg "$PGBIN/pg_ctl" kill QUIT "$pid"
+      # Until it is gone: a start would find it up and do nothing.
+      for ((i = 0; i < 200; i++)); do kill -0 "$pid" 2>/dev/null || return 0; sleep 0.05; done
+      die "pg: the replica $pid does not end" ;;
     promote) ctl "$PG_REPLICA" promote ;;
     wipe) stop_replica immediate; rm -rf "$PG_REPLICA" "$PG_REPLICA.log" ;;
     *) sed -n '2,7p' "$0"; exit 2 ;;
