@@ -250,7 +250,8 @@ mod defaults {
         30
     }
     pub(super) fn stall_s_max() -> u64 {
-        60
+        // More than the second look after a truncation takes, for which a partition waits.
+        120
     }
     pub(super) fn silence_s_max() -> u64 {
         120
