@@ -1,6 +1,7 @@
 //! All HTTP to Elasticsearch.
 
 mod answer;
+mod walk;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,7 @@ use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, Transp
 use serde_json::Value;
 use url::Url;
 
+pub(crate) use self::walk::Walk;
 use crate::config;
 use crate::error::{Fault, Service};
 use crate::ports::{BulkAnswer, Future_, Index, StateDocument};

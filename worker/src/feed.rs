@@ -59,6 +59,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 const TROUBLE_LOOK: Duration = Duration::from_secs(2);
 /// Events that are not done, because their fan-outs are not; then no more are taken. They take some 30 MB.
 const OPEN_MAX: usize = 500_000;
+
 /// The feed of one worker.
 pub struct Feed {
     /// All jobs, of whichever worker: the partitions are shared out, not the jobs.

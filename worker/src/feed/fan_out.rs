@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinion_schemas::{Id, WatchRule};
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Feed;
 use super::hold::Held;
 use super::touch::FanOut;
-use crate::elasticsearch::Method;
+use crate::elasticsearch::Walk;
 use crate::error::Fault;
 use crate::pipeline::delivery::Receipt;
 use crate::ports::{Destination, TouchedPage};
@@ -162,31 +161,10 @@ async fn page(
 /// Publishes the ids of all documents that the job's index has, found by a search or not yet.
 async fn publish_indexed(feed: &Feed, number: usize, sent_ms: Option<u64>, pace: &mut Pace) -> Result<(), Fault> {
     let job = &feed.jobs[number];
-    ask(feed, &format!("/{}/_refresh", job.index), None).await?;
-    let opened = ask(feed, &format!("/{}/_pit?keep_alive=5m", job.index), None).await?;
-    let mut query = json!({
-        "size": PAGE.min(pace.step()), "_source": false, "track_total_hits": false, "sort": ["_shard_doc"],
-        "pit": {"id": opened["id"], "keep_alive": "5m"},
-    });
-    loop {
-        let answer = ask(feed, "/_search", Some(&query)).await?;
-        let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(last) = hits.last() else {
-            // It would end by itself, but keeps what was deleted on disk until then.
-            let pit = json!({"id": answer["pit_id"]});
-            let closed = feed.elasticsearch.request(Method::Delete, "/_pit", Some(&pit)).await;
-            tracing::debug!(closed = closed.is_ok_and(|answer| answer.status == 200), "point in time");
-            return Ok(());
-        };
-        query["search_after"] = last["sort"].clone();
-        query["pit"]["id"] = answer["pit_id"].clone();
-        // What is no id of the job's was not written by it.
-        let ids: Vec<Id> = hits.iter().filter_map(|hit| job.key.id_from_text(hit["_id"].as_str()?).ok()).collect();
+    let mut walk = Walk::begin(&feed.elasticsearch, &job.index, job.key, PAGE.min(pace.step())).await?;
+    while let Some(ids) = walk.next().await? {
         pace.wait_for(ids.len()).await;
         feed.publish(number, ids, Destination::Low, sent_ms, "fan_out").await?;
     }
-}
-
-async fn ask(feed: &Feed, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
-    feed.elasticsearch.request(Method::Post, path, body).await?.success()
+    Ok(())
 }

@@ -10,9 +10,9 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
 use super::fault::of_query;
-use super::statement::Statement;
+use super::statement::{MysqlRecord, Statement};
 use crate::error::Fault;
-use crate::pipeline::build::{Builder, Room};
+use crate::pipeline::build::{Builder, Defect, Room};
 use crate::ports::{Future_, Reading, Record as _, TouchedPage};
 
 const QUERY: &str = "document.sql";
@@ -60,16 +60,12 @@ impl MysqlReading {
     }
 }
 
-fn asked_for(builder: &Builder, record: &super::statement::MysqlRecord<'_>, statement: &Statement) -> bool {
+fn asked_for(builder: &Builder, record: &MysqlRecord<'_>, statement: &Statement) -> bool {
     record.id(statement.plan.id_column()).ok().flatten().is_none_or(|id| builder.asked_for(&id))
 }
 
 /// How rows like this one become documents.
-fn known(
-    statements: &Statements,
-    job: &JobDefinition,
-    row: &MySqlRow,
-) -> Result<Arc<Statement>, crate::pipeline::build::Defect> {
+fn known(statements: &Statements, job: &JobDefinition, row: &MySqlRow) -> Result<Arc<Statement>, Defect> {
     let mut statements = statements.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = statements.get(&job.name).filter(|known| known.fits(row.columns())) {
         return Ok(known.clone());
