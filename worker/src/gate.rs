@@ -5,9 +5,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::error::Service;
 use crate::retry::Backoff;
@@ -19,16 +19,23 @@ pub type Probe = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>>
 #[derive(Clone)]
 pub struct Gate {
     service: Service,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     /// Why it is closed; `None`: open. Written by whoever sees the server away and by the
     /// prober, read by all.
-    closed: watch::Sender<Option<String>>,
-    probe: Arc<Probe>,
+    closed: Mutex<Option<String>>,
+    /// Told when it opens. Who waits is woken in turn; a `watch` would choose the order by chance, and a simulation could
+    /// not be repeated.
+    opened: Notify,
+    probe: Probe,
 }
 
 impl Gate {
     /// An open gate.
     pub fn new(service: Service, probe: Probe) -> Self {
-        Self { service, closed: watch::Sender::new(None), probe: Arc::new(probe) }
+        Self { service, inner: Arc::new(Inner { closed: Mutex::new(None), opened: Notify::new(), probe }) }
     }
 
     /// Whose gate this is.
@@ -38,17 +45,13 @@ impl Gate {
 
     /// Why the gate is closed, if it is.
     pub fn reason(&self) -> Option<String> {
-        self.closed.borrow().clone()
+        self.closed().clone()
     }
 
     /// Closes the gate and begins to probe, unless it is closed already.
     pub fn close(&self, reason: &str) {
-        let closed_now = self.closed.send_if_modified(|state| {
-            let was_open = state.is_none();
-            *state = Some(reason.to_owned());
-            was_open
-        });
-        if closed_now {
+        let was_open = self.closed().replace(reason.to_owned()).is_none();
+        if was_open {
             tracing::warn!(service = %self.service, reason, "away: waiting for it");
             tokio::spawn(self.clone().reopen());
         }
@@ -56,26 +59,33 @@ impl Gate {
 
     /// Waits until the gate is open.
     pub async fn opened(&self) {
-        let mut state = self.closed.subscribe();
-        // The sender lives in self, so the wait can't fail.
-        let _closed = state.wait_for(Option::is_none).await.is_err();
+        let mut opened = std::pin::pin!(self.inner.opened.notified());
+        loop {
+            // Before the look, so that an opening in between is not missed.
+            opened.as_mut().enable();
+            if self.closed().is_none() {
+                return;
+            }
+            opened.as_mut().await;
+            opened.set(self.inner.opened.notified());
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, Option<String>> {
+        self.inner.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reopen(self) {
         let mut backoff = Backoff::for_server();
         loop {
             backoff.wait().await;
-            match (self.probe)().await {
+            match (self.inner.probe)().await {
                 Ok(()) => break,
-                Err(reason) => {
-                    self.closed.send_if_modified(|state| {
-                        *state = Some(reason);
-                        false
-                    });
-                }
+                Err(reason) => *self.closed() = Some(reason),
             }
         }
-        self.closed.send_replace(None);
+        *self.closed() = None;
+        self.inner.opened.notify_waiters();
         tracing::info!(service = %self.service, "back: going on");
     }
 }

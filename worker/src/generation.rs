@@ -112,6 +112,11 @@ impl Generations {
         Ok(())
     }
 
+    /// The highest position that this worker has seen.
+    pub(crate) fn seen(&self) -> u64 {
+        self.lock().seen
+    }
+
     fn known_generation(&self, position: &Position) -> Result<Option<u16>, Fault> {
         let mut known = self.lock();
         let Some(state) = known.state.as_ref().filter(|state| state.identity == position.identity) else {

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mysql;
 pub mod operations;
 pub mod pipeline;
+pub mod planted;
 pub mod ports;
 pub mod postgres;
 pub mod retry;

@@ -1,9 +1,10 @@
 //! How much may be in flight: fixed shares, and the adaptive limit on bulk requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// A bound that several jobs share, of which one job may take only a part: a slow job must not
 /// stall the others.

@@ -1,17 +1,20 @@
 //! The traits at the edges: what the pipeline asks of a database, an index and a broker.
 //!
-//! Each has one implementation for the real server (`postgres.rs`, `elasticsearch.rs`,
-//! `pipeline/source/rabbitmq.rs`), the database two (`mysql.rs`); the pipeline knows only these.
+//! Each has one implementation for the real server (`postgres.rs`, `elasticsearch.rs`, `broker.rs`,
+//! `pipeline/source/rabbitmq.rs`), the database two (`mysql.rs`), and one in memory for the simulation in `tests/`;
+//! the pipeline knows only these.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use pinion_schemas::{Id, JobDefinition, KeyType, SqlTemplate};
+use tokio::time::Instant;
 
 use crate::error::Fault;
 use crate::pipeline::build::Builder;
@@ -264,6 +267,49 @@ pub struct Envelope {
 pub trait Broker: Send + Sync {
     /// Publishes with confirms; returns when the broker has all of them.
     fn requeue(&self, messages: Vec<Requeue>) -> Future_<'_, Result<(), Fault>>;
+}
+
+/// The broker, as far as it is read from.
+pub trait Queues: Send + Sync {
+    /// Begins to consume `queue` on a channel of its own, with so many unacknowledged messages at the most.
+    fn consume<'a>(&'a self, queue: &'a str, prefetch: u16) -> Future_<'a, Result<Consumer, Fault>>;
+
+    /// How many messages wait in `queue`, those that are held by a consumer not counted.
+    fn waiting<'a>(&'a self, queue: &'a str) -> Future_<'a, Result<u32, Fault>>;
+
+    /// Whether the broker answers; the error says why not.
+    fn ping(&self) -> Future_<'_, Result<(), String>>;
+}
+
+/// A queue that is being consumed.
+pub struct Consumer {
+    /// What it gives, in its order: the first message has the tag 1, the next 2. An error, or the end, is the end of the channel.
+    pub messages: Pin<Box<dyn Stream<Item = Result<Message, String>> + Send>>,
+    /// Where its messages are acknowledged.
+    pub channel: Arc<dyn Channel>,
+}
+
+/// A message as a queue gives it.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The body.
+    pub payload: Vec<u8>,
+    /// What else it carries.
+    pub envelope: Envelope,
+    /// How often the queue has given it before.
+    pub redeliveries: u64,
+}
+
+/// The channel of a [`Consumer`]. When it ends, what is not acknowledged goes back to the queue.
+pub trait Channel: Send + Sync {
+    /// Acknowledges all messages up to `tag`.
+    fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>>;
+
+    /// Asks for no more messages: those under way still come, then the stream ends.
+    fn cancel(&self) -> Future_<'_, ()>;
+
+    /// Ends the channel.
+    fn close(&self) -> Future_<'_, ()>;
 }
 
 /// The databases by the names of their sources.

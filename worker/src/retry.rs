@@ -8,6 +8,9 @@ use std::time::Duration;
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
+/// The part of a pause by which it varies, up and down.
+const JITTER: f64 = 0.3;
+
 /// Growing pauses with jitter, without an end: Pinion never gives up on a server.
 #[derive(Debug)]
 pub struct Backoff {
@@ -21,7 +24,7 @@ impl Backoff {
             .with_initial_interval(first)
             .with_max_interval(longest)
             .with_multiplier(2.0)
-            .with_randomization_factor(0.3)
+            .with_randomization_factor(0.0)
             .with_max_elapsed_time(None)
             .build();
         Self { policy }
@@ -37,9 +40,10 @@ impl Backoff {
         Self::new(Duration::from_secs(1), Duration::from_secs(60))
     }
 
-    /// The next pause.
+    /// The next pause. The jitter is added here, by a generator of each thread that a simulation can seed.
     pub fn next_pause(&mut self) -> Duration {
-        self.policy.next_backoff().unwrap_or(self.policy.max_interval)
+        let pause = self.policy.next_backoff().unwrap_or(self.policy.max_interval);
+        pause.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
     }
 
     /// Waits for the next pause.

@@ -4,7 +4,8 @@
 //! acknowledgement with `multiple` instead of one a message saves two thirds of the broker's CPU.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// Counts what is unsettled of a sequence of deliveries with consecutive tags.
 #[derive(Debug)]

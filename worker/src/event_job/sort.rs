@@ -215,7 +215,7 @@ impl Write {
         text: &Text<'_>,
     ) -> Self {
         let envelope = Envelope { sent_ms, ..Envelope::default() };
-        let entry = Entry { id, after: None, envelope, receipt: Some(receipt), joined: Vec::new() };
+        let entry = Entry { id, after: None, envelope, receipt: Some(receipt), joined: Vec::new(), overtaken: false };
         Self { entry, position, document, place: text.place(), raw: text.raw.to_vec() }
     }
 

@@ -24,8 +24,9 @@ use crate::limit::{AdaptiveLimit, Share};
 use crate::metrics::Metrics;
 use crate::pipeline::job::{Job, Parts, Settings};
 use crate::pipeline::runner::{Surroundings, run_job};
+use crate::pipeline::source::Source;
 use crate::pipeline::source::rabbitmq::Rabbitmq;
-use crate::ports::{Broker, Database, Index};
+use crate::ports::{Broker, Database, Index, Queues};
 use crate::shutdown::Shutdown;
 use crate::status::{JobState, Statuses};
 
@@ -146,7 +147,8 @@ impl Shared {
         let config = &context.config;
         let index: Arc<dyn Index> = context.elasticsearch.clone();
         let known: Vec<String> = context.jobs.iter().map(|job| job.name.clone()).collect();
-        let source = Arc::new(Rabbitmq::new(config, worker.clone(), known));
+        let queues: Arc<dyn Queues> = Arc::new(Rabbitmq::new(config, worker.clone()));
+        let places = config.worker.fetches_in_flight_max + config.worker.bulks_in_flight_max;
         let sources = context.state_index(StateIndex::Sources);
         let generations: Vec<(String, Arc<Generations>)> = context
             .sources
@@ -165,9 +167,14 @@ impl Shared {
             broker: Arc::new(RabbitmqBroker::new(config, &worker)),
             bulks: AdaptiveLimit::new(config.worker.bulks_in_flight_max),
             metrics: Arc::new(Metrics::default()),
-            gates: gates(context, &index, &source, &generations),
+            gates: gates(context, &index, &queues, &generations),
             generations,
-            surroundings: Surroundings { source, controls: Controls::default(), statuses, shutdown },
+            surroundings: Surroundings {
+                source: Source::new(queues, places, &known),
+                controls: Controls::default(),
+                statuses,
+                shutdown,
+            },
         }
     }
 
@@ -248,7 +255,7 @@ impl Shared {
 fn gates(
     context: &Context,
     index: &Arc<dyn Index>,
-    source: &Arc<Rabbitmq>,
+    queues: &Arc<dyn Queues>,
     generations: &[(String, Arc<Generations>)],
 ) -> Vec<Gate> {
     let index = index.clone();
@@ -259,12 +266,12 @@ fn gates(
             Box::pin(async move { index.ping().await })
         }),
     );
-    let source = source.clone();
+    let queues = queues.clone();
     let rabbitmq = Gate::new(
         Service::Rabbitmq,
         Box::new(move || {
-            let source = source.clone();
-            Box::pin(async move { source.ping().await })
+            let queues = queues.clone();
+            Box::pin(async move { queues.ping().await })
         }),
     );
     let databases = generations.iter().map(|(name, generations)| {

@@ -35,12 +35,14 @@ pub struct Entry {
     pub receipt: Option<Receipt>,
     /// Those of the deliveries that joined it.
     pub joined: Vec<Receipt>,
+    /// Whether the index held a newer version than was read for it, and it is read again.
+    pub overtaken: bool,
 }
 
 impl Entry {
     /// An entry that no message asked for: to see whether a paused job works again.
     pub fn probe(id: Id) -> Self {
-        Self { id, after: None, envelope: Envelope::default(), receipt: None, joined: Vec::new() }
+        Self { id, after: None, envelope: Envelope::default(), receipt: None, joined: Vec::new(), overtaken: false }
     }
 
     /// All receipts, to be settled together.
@@ -66,7 +68,7 @@ impl Entry {
 impl From<Delivery> for Entry {
     fn from(delivery: Delivery) -> Self {
         let Delivery { id, after, envelope, receipt } = delivery;
-        Self { id, after, envelope, receipt: Some(receipt), joined: Vec::new() }
+        Self { id, after, envelope, receipt: Some(receipt), joined: Vec::new(), overtaken: false }
     }
 }
 
@@ -124,6 +126,7 @@ impl Batcher {
                 Err(TryRecvError::Disconnected) => None,
                 Err(TryRecvError::Empty) if *running.borrow() == 0 => None,
                 Err(TryRecvError::Empty) => tokio::select! {
+                    biased;
                     delivery = self.deliveries.recv() => delivery,
                     _ = running.wait_for(|running| *running == 0) => None,
                     () = tokio::time::sleep_until(deadline) => None,

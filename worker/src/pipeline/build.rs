@@ -9,6 +9,7 @@ use pinion_schemas::{Id, Version};
 use super::batch::Batch;
 use super::fetch::Fetched;
 use crate::json::write_json_string;
+use crate::planted::{Bug, planted};
 use crate::ports::{ReadAt, Record};
 
 /// A bulk request, and what each of its actions is about.
@@ -213,7 +214,8 @@ impl Builder {
     /// The version of what is added from now on.
     pub fn set_version(&mut self, version: Version) {
         self.action_end.clear();
-        writeln!(self.action_end, ",\"version\":{},\"version_type\":\"external_gte\"}}}}", version.as_u64())
+        let version_type = if planted(Bug::TiesLost) { "external" } else { "external_gte" };
+        writeln!(self.action_end, ",\"version\":{},\"version_type\":\"{version_type}\"}}}}", version.as_u64())
             .expect("writing to a String does not fail");
     }
 
@@ -299,7 +301,8 @@ impl Builder {
             Id::Text(text) => write_json_string(text, &mut self.body),
             Id::Uuid(uuid) => write_json_string(uuid.hyphenated().encode_lower(&mut [0; 36]), &mut self.body),
         }
-        self.body.extend_from_slice(self.action_end.as_bytes());
+        let end = if delete && planted(Bug::UnversionedDeletes) { "}}\n" } else { self.action_end.as_str() };
+        self.body.extend_from_slice(end.as_bytes());
     }
 
     /// NDJSON so far, an action and its document in turn.

@@ -1,14 +1,16 @@
 //! The bulk request: sent within the adaptive limit, and only while it is fresh.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Failed;
 use super::build::Built;
 use super::job::Job;
 use crate::error::{Fault, Service};
 use crate::limit::{BulkPlace as Place, Signal};
+use crate::planted::{Bug, planted};
 use crate::ports::BulkItem;
 
 /// What Elasticsearch said to each action of the request.
@@ -28,12 +30,17 @@ pub async fn bulk(mut built: Built) -> Result<Outcome, Failed> {
     }
     let job = built.batch.job.clone();
     let place = job.bulks.place().await;
-    if built.read_at.elapsed() > job.settings.document_age {
+    if built.read_at.elapsed() > job.settings.document_age && !planted(Bug::StaleBody) {
         let reason = "the documents waited too long to be sent and are read again".to_owned();
         let fault = Fault::Again { service: Service::Elasticsearch, reason };
         return Err(Failed { batch: built.batch, fault });
     }
-    match send(&job, place, body, built.actions.len()).await {
+    let mut answer = send(&job, place, body.clone(), built.actions.len()).await;
+    while planted(Bug::StaleBody) && answer.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        answer = send(&job, job.bulks.place().await, body.clone(), built.actions.len()).await;
+    }
+    match answer {
         Ok(items) => Ok(Outcome { built, items }),
         Err(fault) => Err(Failed { batch: built.batch, fault }),
     }

@@ -1,10 +1,10 @@
 //! What a source hands to the pipeline: an id of a job, with the acknowledgement inside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use pinion_schemas::Id;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::ports::Envelope;
 use crate::tracker::PrefixTracker;

@@ -3,14 +3,14 @@
 //! A batch is closed before it comes here. The primary is asked where it is, and a server is
 //! found that shows that much. A job was sent after its commit returned, so its change is shown.
 
-use std::time::Instant;
-
 use pinion_schemas::Version;
+use tokio::time::Instant;
 
 use super::Failed;
 use super::batch::Batch;
 use crate::metrics::job_label;
-use crate::ports::{ReadAt, Reading};
+use crate::planted::{Bug, planted};
+use crate::ports::{Position, ReadAt, Reading};
 
 /// A batch with a reading that is new enough for all of its jobs.
 pub struct Fenced {
@@ -29,10 +29,16 @@ pub async fn fence(batch: Batch) -> Result<Fenced, Failed> {
     let job = batch.job.clone();
     let asked_at = Instant::now();
     let passed = async {
+        let seen = job.generations.seen();
         let fence = job.database.position().await?;
         let generation = job.generations.of(&fence).await?;
         count_ignored_positions(&batch, fence.at);
         let read_at = Instant::now();
+        let fence = match () {
+            () if planted(Bug::NoFence) => Position { at: 0, ..fence },
+            () if planted(Bug::EarlierFence) => Position { at: seen, ..fence },
+            () => fence,
+        };
         let reading = job.database.open(fence).await?;
         let version = job.generations.version(generation, reading.position())?;
         Ok((reading, version, read_at))

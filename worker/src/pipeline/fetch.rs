@@ -1,8 +1,7 @@
 //! The rows of a batch, read from the database into a bulk request.
 
-use std::time::Instant;
-
 use pinion_schemas::Version;
+use tokio::time::Instant;
 
 use super::Failed;
 use super::build::Builder;

@@ -1,15 +1,16 @@
 //! One job's life in a worker: it takes messages while it can, and says why when it can't.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::batch::Batcher;
 use super::delivery::Delivery;
 use super::job::Job;
-use super::source::rabbitmq::{Lane, Rabbitmq, Session};
+use super::source::{Lane, Session, Source};
 use super::{Broken, probe, run};
 use crate::control::Controls;
 use crate::error::Fault;
@@ -21,6 +22,11 @@ use crate::status::{JobState, Statuses};
 
 /// How often the age of the oldest message is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How often it is asked whether there are suspects: they come after crashes, and are in no hurry.
+const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(5);
+/// And, while they are read, whether there are no more.
+const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
 /// A message is never held longer, whatever the reason.
 const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
@@ -35,7 +41,7 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Surroundings {
     /// Where messages come from.
-    pub source: Arc<Rabbitmq>,
+    pub source: Source,
     /// What operators ask for.
     pub controls: Controls,
     /// Where the job's state is told.
@@ -50,6 +56,8 @@ enum End {
     Shutdown,
     /// An operator paused the job.
     Paused,
+    /// Suspects wait, and are read alone; or there are none any more.
+    Turn,
     /// The job can't go on.
     Broken(Broken),
     /// The connection to the broker is gone, or messages were held too long.
@@ -64,14 +72,15 @@ pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
     let mut lost = Backoff::for_server();
     loop {
         tokio::select! {
+            biased;
             () = shutdown.asked() => break,
             () = runner.may_run(broken.take()) => {}
         }
-        let end = match runner.surroundings.source.open(&runner.job).await {
-            Ok(session) => {
+        let end = match runner.open().await {
+            Ok((session, lanes)) => {
                 lost = Backoff::for_server();
                 let began = Instant::now();
-                let end = runner.session(session).await;
+                let end = runner.session(session, lanes).await;
                 if began.elapsed() > QUIET {
                     runner.forgive();
                 }
@@ -82,14 +91,15 @@ pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
         };
         match end {
             End::Shutdown => break,
-            End::Paused => {}
+            End::Paused | End::Turn => {}
             End::Broken(why) => broken = Some(why),
             End::Lost(reason) => {
                 runner.tell(JobState::Waiting, Some(reason));
                 tokio::select! {
-                    () = shutdown.asked() => break,
-                    () = lost.wait() => {}
-                }
+                biased;
+                        () = shutdown.asked() => break,
+                        () = lost.wait() => {}
+                    }
             }
         }
     }
@@ -157,35 +167,62 @@ impl Runner {
         tracing::info!(job = self.job.name(), "the job works again");
     }
 
+    /// Begins to consume: the suspects, as long as there are some, else the other lanes.
+    async fn open(&self) -> Result<(Session, &'static [Lane]), Fault> {
+        let source = &self.surroundings.source;
+        let lanes = if source.has_suspects(&self.job).await? { Lane::ALONE } else { Lane::OPEN };
+        Ok((source.open(&self.job, lanes).await?, lanes))
+    }
+
+    /// Waits until it is the other lanes' turn. A broker that does not answer ends the session anyway.
+    async fn turn(&self, session: &Session, lanes: &[Lane]) {
+        let source = &self.surroundings.source;
+        if lanes == Lane::OPEN {
+            while !matches!(source.has_suspects(&self.job).await, Ok(true)) {
+                tokio::time::sleep(LOOK_FOR_SUSPECTS).await;
+            }
+            return;
+        }
+        // One that is no longer in the queue may not have arrived here yet.
+        let mut quiet = 0;
+        while quiet < 2 {
+            tokio::time::sleep(LOOK_FOR_MORE).await;
+            let none = session.is_settled() && matches!(source.has_suspects(&self.job).await, Ok(false));
+            quiet = if none { quiet + 1 } else { 0 };
+        }
+    }
+
     /// Takes messages until something ends it.
-    async fn session(&self, mut session: Session) -> End {
+    async fn session(&self, mut session: Session, lanes: &'static [Lane]) -> End {
         self.tell(JobState::Running, None);
         let (report, mut broken) = mpsc::channel(1);
-        let mut lanes = JoinSet::new();
+        let mut running = JoinSet::new();
         for (lane, deliveries) in session.take_deliveries() {
-            lanes.spawn(run_lane(self.job.clone(), deliveries, self.places(lane), report.clone()));
+            running.spawn(run_lane(self.job.clone(), deliveries, self.places(lane), report.clone()));
         }
         let name = self.job.name();
         let end = tokio::select! {
+            biased;
             () = self.surroundings.shutdown.asked() => End::Shutdown,
             () = self.surroundings.controls.paused(name) => End::Paused,
             Some(why) = broken.recv() => End::Broken(why),
             reason = session.lost() => End::Lost(reason),
             reason = self.held_too_long(&session) => End::Lost(reason),
+            () = self.turn(&session, lanes) => End::Turn,
         };
-        if matches!(end, End::Shutdown | End::Paused) {
+        if matches!(end, End::Shutdown | End::Paused | End::Turn) {
             session.stop_intake().await;
             let drained = async {
-                while lanes.join_next().await.is_some() {}
+                while running.join_next().await.is_some() {}
                 session.drained().await;
             };
             // At the worker's end its own limit cuts this short.
-            let limit = if matches!(end, End::Paused) { PAUSE_AT_MOST } else { HELD_AT_MOST };
+            let limit = if matches!(end, End::Shutdown) { HELD_AT_MOST } else { PAUSE_AT_MOST };
             if tokio::time::timeout(limit, drained).await.is_err() {
                 tracing::warn!(job = name, "not everything was finished: the rest goes back to its queue");
             }
         }
-        lanes.shutdown().await;
+        running.shutdown().await;
         session.close().await;
         self.job.meters.all.oldest_unsettled.get_or_create(&job_label(name)).set(0.0);
         end

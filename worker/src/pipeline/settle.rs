@@ -14,6 +14,7 @@ use crate::clock::now_ms;
 use crate::dead_letter::{self, DeadLetter};
 use crate::error::{Fault, Service};
 use crate::metrics::{job_label, verdict_label};
+use crate::planted::{Bug, planted};
 use crate::ports::{BulkError, Destination, Requeue};
 
 /// Refusals of one kind in a batch of at least this size are the job's fault when they are more
@@ -37,6 +38,8 @@ enum Decision {
     Again(Fault),
     /// Read again in this worker, nobody's fault.
     Unread,
+    /// Read again in this worker, since the index holds a newer version.
+    Overtaken,
     /// Published for later, then done.
     Later(&'static str, Requeue),
     /// A dead letter, then done.
@@ -105,9 +108,11 @@ fn decide(job: &Job, entry: &Entry, verdict: Verdict, ceiling: Option<Version>, 
     let again = |reason: String| Decision::Again(Fault::Again { service: Service::Elasticsearch, reason });
     match verdict {
         Verdict::Indexed => Decision::Done("indexed"),
+        Verdict::Deleted if planted(Bug::NoSecondLook) => Decision::Done("deleted"),
         Verdict::Deleted if !entry.envelope.second_look => Decision::Later("deleted", second_look(job, entry)),
         Verdict::Deleted => Decision::Done("deleted"),
-        Verdict::Conflict(Some(held)) if ceiling.is_some_and(|ceiling| held <= ceiling) => Decision::Done("superseded"),
+        Verdict::Conflict(_) if planted(Bug::EveryConflictSuperseded) => Decision::Done("superseded"),
+        Verdict::Conflict(Some(held)) if ceiling.is_some_and(|ceiling| held <= ceiling) => overtaken(entry),
         Verdict::Conflict(held) => from_the_future(job, entry, held),
         Verdict::Again(reason) => again(reason),
         Verdict::JobBroken(reason) => Decision::Again(Fault::Job(format!(
@@ -154,6 +159,13 @@ fn second_look(job: &Job, entry: &Entry) -> Requeue {
     let mut requeue = requeue(job, entry, Destination::LowAfter(job.settings.second_look_s));
     requeue.envelope.second_look = true;
     requeue
+}
+
+/// The index holds a version that a read may have had. Whether one had it, the version does not tell: somebody else may have
+/// written it before the log came to it. What is read now is at least as new and wins, unless another read is newer still;
+/// then there is one.
+fn overtaken(entry: &Entry) -> Decision {
+    if entry.overtaken { Decision::Done("superseded") } else { Decision::Overtaken }
 }
 
 /// No read could have had this version: never acknowledged, tried again, and told loudly.
@@ -261,6 +273,7 @@ impl Sorted {
             Some(Decision::Again(fault)) => self.again.push((fault, entry)),
             // An entry that nobody decided is read again; it must never count as done.
             Some(Decision::Unread) | None => self.unread.push(entry),
+            Some(Decision::Overtaken) => self.unread.push(Entry { overtaken: true, ..entry }),
         }
     }
 }

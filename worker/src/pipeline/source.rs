@@ -1,5 +1,251 @@
-//! Where deliveries come from.
+//! Where deliveries come from: three lanes a job, each a channel of its own.
+//!
+//! The suspects are read alone: while one is in hand, nothing else of its job is, so that what kills the worker is the suspect.
 
 pub mod envelope;
+mod intake;
+mod judge;
 pub mod rabbitmq;
 mod set_aside;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::intake::Intake;
+use self::set_aside::Suspect;
+use crate::error::Fault;
+use crate::pipeline::delivery::{Delivery, Ledger};
+use crate::pipeline::job::Job;
+use crate::ports::{Channel, Consumer, Queues};
+
+/// A queue of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// What applications send.
+    Live,
+    /// Rebuilds, fan-outs, second looks.
+    Low,
+    /// Messages that came back more than once, read one at a time.
+    Suspects,
+}
+
+impl Lane {
+    /// Those that are read at the same time.
+    pub const OPEN: &[Self] = &[Self::Live, Self::Low];
+    /// The one that is read alone.
+    pub const ALONE: &[Self] = &[Self::Suspects];
+
+    fn queue(self, job: &Job) -> String {
+        let names = &job.settings.names;
+        match self {
+            Self::Live => names.queue(job.name()),
+            Self::Low => names.low_queue(job.name()),
+            Self::Suspects => names.suspects_queue(job.name()),
+        }
+    }
+}
+
+/// A delivery that comes back this often goes to the suspects. After a crash every message that
+/// was held comes back, innocent ones too, so the count condemns nobody here.
+const REDELIVERIES_OF_A_SUSPECT: u64 = 2;
+
+/// The queues as a source, for all jobs of a worker.
+#[derive(Clone)]
+pub struct Source {
+    queues: Arc<dyn Queues>,
+    /// Batches on their way at the most, which the prefetch follows.
+    places: usize,
+    jobs: Arc<[String]>,
+}
+
+impl Source {
+    /// A source for a worker that knows these jobs, and has so many batches on their way at the most.
+    pub fn new(queues: Arc<dyn Queues>, places: usize, jobs: &[String]) -> Self {
+        Self { queues, places, jobs: jobs.into() }
+    }
+
+    /// Batches of the low lane that may be on their way: a quarter, so that live ones find a place.
+    pub fn low_places(&self) -> usize {
+        (self.places / 4).max(1)
+    }
+
+    /// Whether suspects wait to be read.
+    ///
+    /// # Errors
+    /// The broker is away, or the queue is missing or not to be read.
+    pub async fn has_suspects(&self, job: &Job) -> Result<bool, Fault> {
+        Ok(self.queues.waiting(&Lane::Suspects.queue(job)).await? > 0)
+    }
+
+    /// Begins to consume these lanes of the job.
+    ///
+    /// # Errors
+    /// The broker is away, or the job's queues are missing or not to be read.
+    pub async fn open(&self, job: &Arc<Job>, lanes: &'static [Lane]) -> Result<Session, Fault> {
+        let (lost, is_lost) = watch::channel(None);
+        let (aside, set_aside) = mpsc::channel(set_aside::WAITING_MAX);
+        let mut session = Session { job: job.clone(), lanes: Vec::new(), lost: is_lost, set_aside: None };
+        for lane in lanes {
+            let intake = Intake { lane: *lane, job: job.clone(), jobs: self.jobs.clone(), aside: aside.clone() };
+            match self.open_lane(intake, lost.clone()).await {
+                Ok(lane) => session.lanes.push(lane),
+                Err(fault) => {
+                    // A lane that is open already would hold messages that nobody works on.
+                    session.close().await;
+                    return Err(fault);
+                }
+            }
+        }
+        session.set_aside = Some(tokio::spawn(set_aside::run(job.clone(), set_aside)));
+        Ok(session)
+    }
+
+    async fn open_lane(&self, intake: Intake, lost: watch::Sender<Option<String>>) -> Result<OpenLane, Fault> {
+        let job = intake.job.clone();
+        let lane = intake.lane;
+        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), self.prefetch(lane, &job)).await?;
+        // A channel's first delivery has the tag 1.
+        let ledger = Ledger::new(1);
+        let (sender, deliveries) = mpsc::channel(job.settings.batch_max);
+        let suspect = Suspect::default();
+        let task = tokio::spawn(intake.run(messages, ledger.clone(), sender, suspect.clone(), lost.clone()));
+        let (finish, finished) = watch::channel(false);
+        let acknowledger = tokio::spawn(acknowledge(channel.clone(), ledger.clone(), finished, lost));
+        Ok(OpenLane { lane, channel, ledger, deliveries: Some(deliveries), suspect, task, acknowledger, finish })
+    }
+
+    /// Enough that every place has a full batch and the next one is there.
+    fn prefetch(&self, lane: Lane, job: &Job) -> u16 {
+        let batches = match lane {
+            Lane::Live => self.places + 1,
+            Lane::Low => self.low_places() + 1,
+            Lane::Suspects => return 1,
+        };
+        u16::try_from(batches * job.settings.batch_max).unwrap_or(u16::MAX)
+    }
+}
+
+/// Acknowledges the settled prefix as it rises. Only here, one after the other: a lower tag
+/// after a higher one would close the channel.
+async fn acknowledge(
+    channel: Arc<dyn Channel>,
+    ledger: Arc<Ledger>,
+    mut finished: watch::Receiver<bool>,
+    lost: watch::Sender<Option<String>>,
+) {
+    let mut settled = ledger.acknowledgements();
+    let mut last = *settled.borrow_and_update();
+    loop {
+        let finishing = tokio::select! {
+            biased;
+            changed = settled.changed() => changed.is_err(),
+            _ = finished.wait_for(|finished| *finished) => true,
+        };
+        let tag = *settled.borrow_and_update();
+        if tag > last {
+            last = tag;
+            if let Err(error) = channel.acknowledge(tag).await {
+                // The channel is gone, and with it every claim to its messages: they come again.
+                tracing::debug!(error, "not acknowledged");
+                lost.send_replace(Some(error));
+                return;
+            }
+        }
+        if finishing {
+            return;
+        }
+    }
+}
+
+struct OpenLane {
+    lane: Lane,
+    channel: Arc<dyn Channel>,
+    ledger: Arc<Ledger>,
+    deliveries: Option<mpsc::Receiver<Delivery>>,
+    suspect: Suspect,
+    task: JoinHandle<()>,
+    acknowledger: JoinHandle<()>,
+    finish: watch::Sender<bool>,
+}
+
+/// A job that is being consumed.
+pub struct Session {
+    job: Arc<Job>,
+    lanes: Vec<OpenLane>,
+    lost: watch::Receiver<Option<String>>,
+    set_aside: Option<JoinHandle<()>>,
+}
+
+impl Session {
+    /// The deliveries of each lane; to be taken once.
+    pub fn take_deliveries(&mut self) -> Vec<(Lane, mpsc::Receiver<Delivery>)> {
+        self.lanes.iter_mut().filter_map(|lane| Some((lane.lane, lane.deliveries.take()?))).collect()
+    }
+
+    /// When the oldest unsettled message came.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(|lane| lane.ledger.oldest()).min()
+    }
+
+    /// Whether nothing that was received is unsettled.
+    pub fn is_settled(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.ledger.is_settled())
+    }
+
+    /// Waits until a channel is gone; why.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.lost.clone();
+        match lost.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the consumers have ended".to_owned(),
+        }
+    }
+
+    /// Cancels the consumers: what was received is still delivered, then the lanes end.
+    pub async fn stop_intake(&self) {
+        for lane in &self.lanes {
+            lane.channel.cancel().await;
+        }
+    }
+
+    /// After the intake was stopped: waits until what was set aside has arrived.
+    pub async fn drained(&mut self) {
+        for lane in &mut self.lanes {
+            let ended = (&mut lane.task).await;
+            tracing::trace!(?ended, "intake");
+        }
+        if let Some(set_aside) = self.set_aside.take() {
+            let ended = set_aside.await;
+            tracing::trace!(?ended, "set aside");
+        }
+    }
+
+    /// Sends the last acknowledgements and closes the channels: unsettled messages go back.
+    pub async fn close(mut self) {
+        for lane in &self.lanes {
+            self.return_suspect(lane).await;
+        }
+        for lane in self.lanes.drain(..) {
+            lane.task.abort();
+            lane.finish.send_replace(true);
+            let ended = lane.acknowledger.await;
+            tracing::trace!(?ended, "acknowledger");
+            lane.channel.close().await;
+        }
+        if let Some(set_aside) = self.set_aside {
+            set_aside.abort();
+        }
+    }
+
+    /// An orderly end must not count against the suspect that is being looked at: it goes to the
+    /// end of its queue as a new message.
+    async fn return_suspect(&self, lane: &OpenLane) {
+        let Some((requeue, receipt)) = lane.suspect.take().filter(|_| !lane.ledger.is_settled()) else { return };
+        if self.job.broker.requeue(vec![requeue]).await.is_ok() {
+            receipt.settle_message();
+        }
+    }
+}

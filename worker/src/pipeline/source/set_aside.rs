@@ -19,8 +19,8 @@ pub(super) const WAITING_MAX: usize = 256;
 pub(super) enum Aside {
     /// Goes to the dead letters.
     Dead(DeadLetter, Receipt),
-    /// Goes to another queue.
-    Move(Requeue, Receipt),
+    /// Goes to another queue; the suspects get each id by itself.
+    Move(Vec<Requeue>, Receipt),
 }
 
 /// The message that the lane of suspects is looking at.
@@ -51,8 +51,8 @@ pub(super) async fn run(job: Arc<Job>, mut asides: mpsc::Receiver<Aside>) {
                     letters.push(letter);
                     receipts.push(receipt);
                 }
-                Aside::Move(requeue, receipt) => {
-                    moves.push(requeue);
+                Aside::Move(requeues, receipt) => {
+                    moves.extend(requeues);
                     receipts.push(receipt);
                 }
             }

@@ -1,14 +1,17 @@
 //! What is to be done with a message, before any of its ids is looked at in the database.
 
-use pinion_schemas::{From, Id, decode, position_of};
+use pinion_schemas::{From, Id, JobMessage, decode, position_of};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::{Intake, Lane, REDELIVERIES_OF_A_SUSPECT};
+use super::intake::Intake;
+use super::set_aside::Aside;
+use super::{Lane, REDELIVERIES_OF_A_SUSPECT};
 use crate::dead_letter::DeadLetter;
 use crate::metrics::job_label;
 use crate::pipeline::delivery::Receipt;
-use crate::pipeline::source::envelope;
-use crate::pipeline::source::set_aside::Aside;
-use crate::ports::{Destination, Requeue};
+use crate::planted::{Bug, planted};
+use crate::ports::{Destination, Message, Requeue};
 
 /// What a message is.
 pub(super) enum Judgement {
@@ -31,15 +34,16 @@ impl Judgement {
         Self::SetAside(label, Box::new(move |receipt| Aside::Dead(letter, receipt)))
     }
 
-    fn moved(label: &'static str, requeue: Requeue) -> Self {
-        Self::SetAside(label, Box::new(move |receipt| Aside::Move(requeue, receipt)))
+    fn moved(label: &'static str, requeues: Vec<Requeue>) -> Self {
+        Self::SetAside(label, Box::new(move |receipt| Aside::Move(requeues, receipt)))
     }
 }
 
 impl Intake {
     /// The body's `job_name` decides, not the queue that it came through.
-    pub(super) fn judge(&self, message: &lapin::message::Delivery, redeliveries: u64) -> Judgement {
-        let data = message.data.as_slice();
+    pub(super) fn judge(&self, message: &Message) -> Judgement {
+        let data = message.payload.as_slice();
+        let redeliveries = message.redeliveries;
         let worker = &self.job.settings.worker;
         let decoded = match decode(data) {
             Ok(decoded) => decoded,
@@ -56,7 +60,7 @@ impl Intake {
                 return Judgement::dead("unknown_job", letter.because("unknown_job", error));
             }
             let to = self.requeue(&decoded.job_name, Destination::Live, message);
-            return Judgement::moved("moved", to);
+            return Judgement::moved("moved", vec![to]);
         }
         if self.job.definition.from == From::Event {
             let error = "the job's documents come from change events (from = \"event\"), messages do nothing";
@@ -69,8 +73,15 @@ impl Intake {
                 let letter = DeadLetter::of_message(self.job.name(), data, worker);
                 return Judgement::dead("poison", letter.because("poison", error));
             }
+            Lane::Live | Lane::Low
+                if planted(Bug::CondemnedByTheJobQueue) && redeliveries >= self.job.settings.deliveries_max =>
+            {
+                let letter = DeadLetter::of_message(self.job.name(), data, worker);
+                return Judgement::dead("poison", letter.because("poison", "delivered too often"));
+            }
+            Lane::Live | Lane::Low if planted(Bug::CondemnedByTheJobQueue) => {}
             Lane::Live | Lane::Low if redeliveries >= REDELIVERIES_OF_A_SUSPECT => {
-                return Judgement::moved("suspect", self.requeue(self.job.name(), Destination::Suspects, message));
+                return Judgement::moved("suspect", self.suspects(&decoded, message));
             }
             Lane::Live | Lane::Low | Lane::Suspects => {}
         }
@@ -80,8 +91,7 @@ impl Intake {
             match self.job.definition.key.id_from_json(raw) {
                 Ok(id) => ids.good.push(id),
                 Err(error) => {
-                    let one = format!("{{\"job_name\":\"{}\",\"id\":{}}}", self.job.name(), raw.get());
-                    let letter = DeadLetter::of_message(self.job.name(), one.as_bytes(), worker);
+                    let letter = DeadLetter::of_message(self.job.name(), &of_one(&decoded, raw), worker);
                     ids.bad.push(letter.because("wrong_id", error.to_string()));
                 }
             }
@@ -89,9 +99,22 @@ impl Intake {
         Judgement::Deliver(ids)
     }
 
-    fn requeue(&self, job: &str, destination: Destination, message: &lapin::message::Delivery) -> Requeue {
-        let envelope = envelope::read(&message.properties);
-        Requeue { job: job.to_owned(), destination, payload: message.data.clone(), envelope }
+    fn requeue(&self, job: &str, destination: Destination, message: &Message) -> Requeue {
+        Requeue {
+            job: job.to_owned(),
+            destination,
+            payload: message.payload.clone(),
+            envelope: message.envelope.clone(),
+        }
+    }
+
+    /// Each id of the message by itself: one that crashes its worker must not condemn those that came with it.
+    fn suspects(&self, decoded: &JobMessage<'_>, message: &Message) -> Vec<Requeue> {
+        let one = |raw| Requeue {
+            payload: of_one(decoded, raw),
+            ..self.requeue(self.job.name(), Destination::Suspects, message)
+        };
+        decoded.ids.iter().map(one).collect()
     }
 
     /// A position that can't be read changes nothing: the fence is asked anyway.
@@ -102,4 +125,10 @@ impl Intake {
         }
         position
     }
+}
+
+/// The message as it would be about one of its ids alone.
+fn of_one(message: &JobMessage<'_>, id: &RawValue) -> Vec<u8> {
+    let after = message.after.as_ref().map(|after| format!(",\"after\":{}", json!(after))).unwrap_or_default();
+    format!("{{\"job_name\":{},\"id\":{}{after}}}", json!(message.job_name), id.get()).into_bytes()
 }
