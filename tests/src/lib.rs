@@ -8,6 +8,7 @@
 //!
 //! Nothing here sleeps for a fixed time: [`eventually`] waits for a condition.
 
+mod dice;
 mod elastic;
 mod eventually;
 mod feed;
@@ -24,6 +25,7 @@ mod setup;
 mod stack;
 mod sweep;
 
+pub use dice::Dice;
 pub use elastic::Elastic;
 pub use eventually::eventually;
 pub use feed::Feed;

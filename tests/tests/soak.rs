@@ -3,7 +3,6 @@
 //! `make soak` takes its time, the short ones together a minute. A seed repeats what happens, not when.
 
 mod changes;
-mod dice;
 mod mischief;
 mod shop;
 
@@ -14,14 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pinion_client::{Publisher, PublisherConfig};
 use pinion_schemas::{Job, Names};
-use pinion_tests::{PrivateKafka, Setup, eventually};
+use pinion_tests::{Dice, PrivateKafka, Setup, eventually};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::changes::{Once, Transaction};
-use self::dice::Dice;
 use self::mischief::Workers;
 use self::shop::{Connection, Kind, Shop};
 use crate::shop::{applied, dead_letters};

@@ -1,6 +1,6 @@
 //! Random changes to the shop, in SQL that PostgreSQL and MariaDB take alike.
 
-use super::dice::Dice;
+use pinion_tests::Dice;
 
 /// Ids that orders have, or may get.
 pub(super) const ORDERS: i64 = 300;

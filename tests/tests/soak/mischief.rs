@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Tally;
-use super::dice::Dice;
+use pinion_tests::Dice;
 
 const WORKERS_MAX: usize = 4;
 const REWIND_TIMEOUT: Duration = Duration::from_secs(180);
