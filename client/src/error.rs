@@ -33,12 +33,20 @@ pub enum PublishError {
         /// The time that was waited.
         waited_ms: u64,
     },
-    /// The broker was away for the whole time, or was taking nothing.
+    /// The broker has an alarm, of its memory or its disk, and takes nothing until it is over. The message may arrive then.
+    #[error("the broker blocks publishers, for {waited_ms} ms and more: {reason}")]
+    Blocked {
+        /// The time that was waited.
+        waited_ms: u64,
+        /// The broker's own words, such as `low on memory`.
+        reason: String,
+    },
+    /// The broker was away for the whole time.
     #[error("the broker was not available for {waited_ms} ms: {reason}")]
     Unavailable {
         /// The time that was waited.
         waited_ms: u64,
-        /// What the last attempt to connect said, or why the broker takes nothing.
+        /// What the last attempt to connect said.
         reason: String,
     },
     /// Larger than a message may be.
@@ -61,7 +69,10 @@ impl PublishError {
     /// Whether the same message may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            PublishError::Rejected | PublishError::TimedOut { .. } | PublishError::Unavailable { .. } => true,
+            PublishError::Rejected
+            | PublishError::TimedOut { .. }
+            | PublishError::Blocked { .. }
+            | PublishError::Unavailable { .. } => true,
             PublishError::Unroutable { .. }
             | PublishError::Refused { .. }
             | PublishError::TooLarge { .. }

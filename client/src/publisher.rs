@@ -123,7 +123,8 @@ impl fmt::Debug for PublisherConfig {
 ///
 /// When the connection is lost the publisher connects again by itself, and publishes again what was not confirmed: a
 /// message arrives at least once, and may arrive twice. For jobs that is harmless, Pinion coalesces them. While the
-/// broker is away, messages wait, bounded in number and in bytes, and fail when their time is over.
+/// broker is away, or blocks publishers because of an alarm, messages wait, bounded in number and in bytes, and fail when
+/// their time is over.
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -242,6 +243,23 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let message = Message::raw(exchange, routing_key, properties, body)?;
         self.deliver(message).await
+    }
+
+    /// Waits until the broker blocks publishers, because it is short of memory or of disk; its own words. At once while it does
+    /// already. Messages that are published meanwhile wait for the alarm's end, within the bounds of the publisher.
+    ///
+    /// RabbitMQ tells a connection of an alarm when something is published on it.
+    pub async fn blocked(&self) -> String {
+        let mut link = self.shared.link.clone();
+        loop {
+            if let Link::Blocked(reason) = &*link.borrow_and_update() {
+                return reason.clone();
+            }
+            if link.changed().await.is_err() {
+                // It is closed, and will not be blocked any more.
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Takes no further messages, waits for the confirms of those that are outstanding, or for their time to be over,

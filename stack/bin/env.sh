@@ -165,9 +165,9 @@ stop_pid() {
   local name=$1 sig=${2:-TERM} limit=${3:-30} pid i
   if ! alive "$name"; then rm -f "$RUN/$name.pid"; say "$name: not running"; return 0; fi
   pid=$(pid_of "$name")
-  kill -"$sig" "$pid"
+  kill -"$sig" "$pid" 2>/dev/null || true   # it may have ended just now
   for ((i = 0; i < limit * 10; i++)); do alive "$name" || break; sleep 0.1; done
-  if alive "$name"; then say "$name: still up after ${limit}s, sending KILL"; kill -KILL "$pid"; sleep 0.5; fi
+  if alive "$name"; then say "$name: still up after ${limit}s, sending KILL"; kill -KILL "$pid" 2>/dev/null || true; sleep 0.5; fi
   rm -f "$RUN/$name.pid"; say "$name: stopped"
 }
 

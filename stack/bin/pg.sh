@@ -2,6 +2,8 @@
 # pg.sh start|stop|restart|status|wipe - a private PostgreSQL primary with logical decoding, and a streaming replica of it.
 #   pg.sh psql|replica-psql [ARGS...]          as the superuser, in the database `shop`
 #   pg.sh replica start|stop|kill|promote|wipe the replica alone; a second one: another PG_REPLICA and PG_REPLICA_PORT
+#   pg.sh primary start|stop|save|restore|wipe the primary alone; another one, a database system of its own: another PGDIR and PG_PORT.
+#                                              save keeps a copy of its disk, restore goes back to that
 # Roles: postgres (superuser, no password, loopback only), pinion / pinion (what a worker has: connect and SELECT, password
 # checked by scram on both servers), debezium / dbz (LOGIN REPLICATION). Publication `dbz` for all tables of `shop`.
 # Replica lag on purpose: replica-psql -c 'select pg_wal_replay_pause()' ... pg_wal_replay_resume().
@@ -93,6 +95,7 @@ start_replica() {
   ctl "$PG_REPLICA" -l "$PG_REPLICA.log" start || { tail -5 "$PG_REPLICA.log" >&2; die "pg: the replica did not start"; }
 }
 
+stop_primary() { if up "$PGD"; then ctl "$PGD" -m "${1:-fast}" stop; fi; }
 stop_replica() { if up "$PG_REPLICA"; then ctl "$PG_REPLICA" -m "${1:-fast}" stop; fi; }
 
 start() {
@@ -106,7 +109,17 @@ start() {
 }
 stop() {
   stop_replica
-  if up "$PGD"; then ctl "$PGD" -m fast stop; say "pg: stopped"; else say "pg: not running"; fi
+  if up "$PGD"; then stop_primary; say "pg: stopped"; else say "pg: not running"; fi
+}
+primary() {
+  case "${1:-}" in
+    start) start_primary ;;
+    stop) stop_primary ;;
+    save) stop_primary; rm -rf "$PGD.saved"; cp -a "$PGD" "$PGD.saved"; start_primary ;;
+    restore) stop_primary; rm -rf "$PGD"; mv "$PGD.saved" "$PGD"; start_primary ;;
+    wipe) stop_primary immediate; rm -rf "$PGDIR" ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
+  esac
 }
 one_status() {   # one_status NAME FOLDER PORT
   if up "$2"; then say "$1: up, pid $(head -1 "$2/postmaster.pid"), port $3"; else say "$1: down"; return 1; fi
@@ -125,7 +138,7 @@ replica() {
       die "pg: the replica $pid does not end" ;;
     promote) ctl "$PG_REPLICA" promote ;;
     wipe) stop_replica immediate; rm -rf "$PG_REPLICA" "$PG_REPLICA.log" ;;
-    *) sed -n '2,7p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
 }
 case "${1:-}" in
@@ -137,5 +150,6 @@ case "${1:-}" in
   psql) shift; sql -d shop "$@" ;;
   replica-psql) shift; replica_sql -d shop "$@" ;;
   replica) shift; replica "$@" ;;
-  *) sed -n '2,7p' "$0"; exit 2 ;;
+  primary) shift; primary "$@" ;;
+  *) sed -n '2,9p' "$0"; exit 2 ;;
 esac

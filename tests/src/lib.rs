@@ -3,7 +3,7 @@
 //!
 //! Each test takes a [`Namespace`]: a database, queues and indexes of its own on shared servers, so that tests run
 //! side by side. A test that stops, pauses or floods a server takes a private one: [`PrivateReplica`],
-//! [`PrivateElasticsearch`], [`PrivateRabbit`], [`PrivateMariadb`], [`PrivateKafka`]. All of it is removed at the end of the test;
+//! [`PrivatePostgres`], [`PrivateElasticsearch`], [`PrivateRabbit`], [`PrivateMariadb`], [`PrivateKafka`]. All of it is removed at the end of the test;
 //! what a killed run left behind is removed by the next run an hour later.
 //!
 //! Nothing here sleeps for a fixed time: [`eventually`] waits for a condition.
@@ -17,6 +17,7 @@ mod mysql;
 mod namespace;
 mod naming;
 mod pinion;
+mod primary;
 mod private;
 mod rabbit;
 mod replica;
@@ -33,6 +34,7 @@ pub use metrics::Metrics;
 pub use mysql::{MysqlShop, PrivateMariadb};
 pub use namespace::Namespace;
 pub use pinion::{Output, Pinion, Worker};
+pub use primary::PrivatePostgres;
 pub use private::{PrivateElasticsearch, PrivateKafka, PrivateRabbit, PrivateService};
 pub use rabbit::Rabbit;
 pub use replica::PrivateReplica;

@@ -71,6 +71,23 @@ impl PrivateRabbit {
         &self.service
     }
 
+    /// Runs `rabbitmqctl` with these arguments.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<()> {
+        let mut script = self.service.script("ctl");
+        script.args(arguments);
+        run_async(script).await
+    }
+
+    /// Closes the channels that are opened from now on when they hold a message for longer than this.
+    pub async fn set_consumer_timeout(&self, timeout: Duration) -> Result<()> {
+        // A channel looks at its messages once a minute, unless told otherwise.
+        let set = format!(
+            "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, 1000).",
+            timeout.as_millis()
+        );
+        self.ctl(&["eval", &set]).await
+    }
+
     /// Waits until the broker has written down which quorum queues there are. RabbitMQ 3.10 does so within a second after a
     /// queue is declared; killed before, it forgets the queue's messages, even confirmed ones.
     pub async fn queues_on_disk(&self) -> Result<()> {

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::elastic::Elastic;
 use crate::naming;
+use crate::primary::PrivatePostgres;
 use crate::private::PrivateService;
 use crate::rabbit::Rabbit;
 use crate::replica::PrivateReplica;
@@ -27,7 +28,10 @@ pub(crate) async fn sweep(stack: &Stack, age_min: Duration) -> Result<()> {
         drop(PrivateService::leftover(node));
     }
     for replica in names_in("pg").into_iter().filter(|name| old(name)) {
-        drop(PrivateReplica::leftover(replica));
+        match PrivatePostgres::leftover(&replica) {
+            Some(primary) => drop(primary),
+            None => drop(PrivateReplica::leftover(replica)),
+        }
     }
     Ok(())
 }

@@ -22,7 +22,11 @@ pub(crate) mod tls;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The exchange of a namespace with the queues of the job `a`, as `apply` makes them but for the arguments given.
-async fn declare(rabbit: &Rabbit, namespace: &str, arguments: &[(&str, AMQPValue)]) -> Result<(Names, Channel)> {
+pub(crate) async fn declare(
+    rabbit: &Rabbit,
+    namespace: &str,
+    arguments: &[(&str, AMQPValue)],
+) -> Result<(Names, Channel)> {
     let names = Names::new(namespace)?;
     let channel = rabbit.channel().await?;
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };

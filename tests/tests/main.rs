@@ -2,6 +2,7 @@
 
 mod apply;
 mod bad_input;
+mod broker_limits;
 mod check;
 mod client;
 mod dead;
@@ -23,3 +24,4 @@ mod outages;
 mod postgres_types;
 mod shop;
 mod soak;
+mod versions;

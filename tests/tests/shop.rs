@@ -93,8 +93,19 @@ pub(crate) async fn dead_letters_of(namespace: &Namespace, count: usize) -> Resu
 /// Fails unless every document of `job` equals what its query gives now, and there are no others. The expected documents are made by
 /// PostgreSQL (`to_jsonb`) and nested here, so that the worker is not compared with itself.
 pub(crate) async fn compare_all(namespace: &Namespace, setup: &Setup, job: &str, table: &str) -> Result<usize> {
+    compare_all_in(namespace.superuser(), namespace, setup, job, table).await
+}
+
+/// The same with the namespace's database on another server.
+pub(crate) async fn compare_all_in(
+    database: &PgPool,
+    namespace: &Namespace,
+    setup: &Setup,
+    job: &str,
+    table: &str,
+) -> Result<usize> {
     let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
-    let expected = expected_documents(namespace.superuser(), &sql, table).await?;
+    let expected = expected_documents(database, &sql, table).await?;
     compare_with(namespace, job, &expected).await
 }
 

@@ -314,6 +314,10 @@ impl Channel for Lane {
         })
     }
 
+    fn is_open(&self) -> bool {
+        self.line.world.with(|state| state.queues.channels.iter().any(|open| open.number == self.number))
+    }
+
     fn cancel(&self) -> Future_<'_, ()> {
         Box::pin(async move {
             self.line.live().await;

@@ -46,8 +46,17 @@ impl RabbitmqBroker {
         let (exchange, routing_key) = self.address(&message);
         let properties = envelope::write(&message.envelope);
         let publisher = self.publisher().await?;
-        let published = publisher.publish_raw(&exchange, &routing_key, properties, message.payload).await;
-        published.map_err(|error| fault(&error))
+        tokio::select! {
+            biased;
+            // What is published now would wait for the alarm's end, and hold a batch's place meanwhile.
+            reason = publisher.blocked() => Err(Fault::Again {
+                service: Service::Rabbitmq,
+                reason: format!("the broker blocks publishers: {reason}"),
+            }),
+            published = publisher.publish_raw(&exchange, &routing_key, properties, message.payload) => {
+                published.map_err(|error| fault(&error))
+            }
+        }
     }
 
     /// The delay queues hand a message on with its routing key, so that is the final one.

@@ -80,6 +80,11 @@ impl Generations {
         }
     }
 
+    /// The next question is answered by what is kept, and not by what is remembered: somebody may have raised the generation.
+    pub fn forget(&self) {
+        self.lock().state = None;
+    }
+
     /// The version of `position` in `generation`.
     ///
     /// # Errors

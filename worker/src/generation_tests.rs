@@ -63,6 +63,19 @@ async fn a_failover_raises_the_generation_for_all_workers() {
     assert!(left.version(2, 50).expect("a version") > before);
 }
 
+/// A worker that goes on meanwhile remembers the generation before.
+#[tokio::test]
+async fn a_generation_that_an_operator_raises_is_known_once_the_old_one_is_forgotten() {
+    let memory = Arc::new(Memory::default());
+    let worker = worker(&memory);
+    assert_eq!(worker.of(&position(1, 100)).await.expect("known"), 1);
+    let (state, seq_no) = worker.load().await.expect("readable").expect("there");
+    assert!(worker.store(&state.raised(&position(1, 100)), Some(seq_no)).await.expect("written"));
+    assert_eq!(worker.of(&position(1, 110)).await.expect("remembered"), 1);
+    worker.forget();
+    assert_eq!(worker.of(&position(1, 120)).await.expect("looked up"), 2);
+}
+
 #[tokio::test]
 async fn a_position_that_falls_on_the_same_history_is_refused() {
     let memory = Arc::new(Memory::default());

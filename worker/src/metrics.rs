@@ -9,6 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+/// A gauge of a share, from 0 to 1.
+pub type Share = Gauge<f64, AtomicU64>;
+
 /// A gauge of seconds.
 pub type Seconds = Gauge<f64, AtomicU64>;
 
@@ -82,6 +85,10 @@ pub struct Metrics {
     pub retries: Family<VerdictLabel, Counter>,
     /// Documents whose index holds a version that no read could have had yet.
     pub versions_from_the_future: Family<JobLabel, Counter>,
+    /// The share of a job's last writes, about a thousand, that its index refused for a newer version.
+    pub conflict_share: Family<JobLabel, Share>,
+    /// 1 while that share is abnormal: see [`crate::pipeline::conflicts`].
+    pub conflicts_abnormal: Family<JobLabel, Gauge>,
     /// Positions in messages (`after`) that were beyond the primary or not a position.
     pub after_ignored: Family<JobLabel, Counter>,
     /// 1 while a job is paused, by whom or what (`operator`, `broken`).
@@ -142,6 +149,8 @@ impl Default for Metrics {
             coalesced: Family::default(),
             retries: Family::default(),
             versions_from_the_future: Family::default(),
+            conflict_share: Family::default(),
+            conflicts_abnormal: Family::default(),
             after_ignored: Family::default(),
             paused: Family::default(),
             oldest_unsettled: Family::default(),
@@ -179,6 +188,10 @@ impl Metrics {
             "Documents whose index holds a version that no read could have had yet",
             self.versions_from_the_future.clone(),
         );
+        let share = "Share of a job's last writes that its index refused for a newer version";
+        registry.register("conflict_share", share, self.conflict_share.clone());
+        let abnormal = "1 while that share is abnormal: the index may stand still";
+        registry.register("conflicts_abnormal", abnormal, self.conflicts_abnormal.clone());
         registry.register("after_ignored", "Positions in messages that were ignored", self.after_ignored.clone());
         registry.register("paused", "1 while a job is paused, by whom", self.paused.clone());
         registry.register_with_unit(

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod build;
 pub mod bulk;
+pub mod conflicts;
 pub mod delivery;
 pub mod fence;
 pub mod fetch;

@@ -305,6 +305,9 @@ pub trait Channel: Send + Sync {
     /// Acknowledges all messages up to `tag`.
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>>;
 
+    /// Whether it has not ended, as far as is known here.
+    fn is_open(&self) -> bool;
+
     /// Asks for no more messages: those under way still come, then the stream ends.
     fn cancel(&self) -> Future_<'_, ()>;
 

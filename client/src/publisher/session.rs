@@ -9,6 +9,7 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Connection, ErrorKind, Event};
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::error::PublishError;
 use crate::publisher::message::{Message, Outgoing};
@@ -60,9 +61,6 @@ impl<'a> Session<'a> {
             Some(Err(error)) => return End::ConnectionLost(error.to_string()),
             None => return End::Finished,
         };
-        if !connection.status().blocked() {
-            supervisor.link.send_replace(Link::Up);
-        }
         let mut session = Session {
             supervisor,
             connection,
@@ -79,6 +77,10 @@ impl<'a> Session<'a> {
     async fn work(&mut self) -> Option<lapin::Error> {
         let mut steps = FuturesUnordered::new();
         let mut events = std::pin::pin!(self.connection.events_listener());
+        // Only now, or the end of an alarm could be missed between the two.
+        if !self.connection.status().blocked() {
+            self.supervisor.link.send_replace(Link::Up);
+        }
         let mut commands = Vec::with_capacity(COMMANDS_AT_ONCE);
         // When the oldest message's time is over. It is set anew when it is reached, not with every message.
         let mut expiry = std::pin::pin!(sleep_to(None));
@@ -196,9 +198,13 @@ impl<'a> Session<'a> {
         let link = &self.supervisor.link;
         match event {
             Event::ConnectionBlocked(reason) => {
-                link.send_replace(Link::Down(format!("the broker blocks publishers: {reason}")));
+                let reason = reason.to_string();
+                let held = self.unsettled.len() + self.supervisor.waiting.len();
+                warn!(reason, held, "the broker blocks publishers until its alarm is over");
+                link.send_replace(Link::Blocked(reason));
             }
             Event::ConnectionUnblocked => {
+                info!("the broker's alarm is over, it takes messages again");
                 link.send_replace(Link::Up);
             }
             // A channel's error comes here too, and may be an older channel's.

@@ -38,7 +38,9 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) enum Link {
     Up,
-    /// It does not, and why.
+    /// The connection is there, and the broker takes nothing from it: which alarm it has.
+    Blocked(String),
+    /// There is no connection, and why.
     Down(String),
 }
 
@@ -47,6 +49,7 @@ impl Link {
     pub(super) fn too_late(&self, waited_ms: u64) -> PublishError {
         match self {
             Link::Up => PublishError::TimedOut { waited_ms },
+            Link::Blocked(reason) => PublishError::Blocked { waited_ms, reason: reason.clone() },
             Link::Down(reason) => PublishError::Unavailable { waited_ms, reason: reason.clone() },
         }
     }

@@ -121,6 +121,7 @@ impl<T: Fn(JobState, Option<String>) + Sync> Writer<'_, T> {
         };
         let verdicts: Vec<(Action, Verdict)> =
             actions.iter().zip(&items).map(|(action, item)| (*action, verdict(item, action.delete))).collect();
+        self.job.conflicts.count(self.job, &verdicts);
         let broken = job_is_broken(&verdicts);
         let mut decisions: Vec<Option<Decision>> = writes.iter().map(|_| None).collect();
         for (action, verdict) in verdicts {

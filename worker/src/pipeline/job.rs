@@ -10,6 +10,7 @@ use pinion_schemas::{From, JobDefinition, Names, StateIndex};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::conflicts::Conflicts;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::Generations;
@@ -26,6 +27,8 @@ pub struct Job {
     parts: Parts,
     /// This job's metrics.
     pub meters: Meters,
+    /// How many of its writes the index refuses for a newer version.
+    pub conflicts: Conflicts,
     /// The moving mean of a document's bytes in a bulk request.
     document_bytes: AtomicUsize,
     /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
@@ -157,6 +160,7 @@ impl Job {
         Self {
             meters: Meters::new(metrics, &parts.definition.name),
             parts,
+            conflicts: Conflicts::default(),
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
             hindrance: Mutex::new(None),
         }

@@ -52,6 +52,7 @@ pub async fn settle(outcome: Outcome) -> Rest {
     let job = built.batch.job.clone();
     let verdicts: Vec<(Action, Verdict)> =
         built.actions.iter().zip(&items).map(|(action, item)| (*action, verdict(item, action.delete))).collect();
+    job.conflicts.count(&job, &verdicts);
     let ceiling = match ceiling(&job, &verdicts).await {
         Ok(ceiling) => ceiling,
         Err(fault) => {
@@ -62,7 +63,13 @@ pub async fn settle(outcome: Outcome) -> Rest {
     let mut decisions: Vec<Option<Decision>> = built.batch.entries.iter().map(|_| None).collect();
     for (action, verdict) in verdicts {
         let entry = &built.batch.entries[action.entry];
-        decisions[action.entry] = Some(decide(&job, entry, verdict, ceiling, broken.as_deref()));
+        decisions[action.entry] = Some(match (&verdict, ceiling) {
+            // Compared with another generation's its position says nothing: what the index holds may be older.
+            (Verdict::Conflict(_), Some(ceiling)) if ceiling.generation() != built.version.generation() => {
+                Decision::Unread
+            }
+            _ => decide(&job, entry, verdict, ceiling, broken.as_deref()),
+        });
     }
     for (place, bytes) in &built.oversized {
         let error = format!(
@@ -79,14 +86,22 @@ pub async fn settle(outcome: Outcome) -> Rest {
 }
 
 /// The highest version that the index can rightly hold: what the primary gives now. Asked only
-/// when there was a conflict.
+/// when there was a conflict. A version above it may be of a generation that was raised by somebody else,
+/// so it is believed only after that was looked up.
 async fn ceiling(job: &Job, verdicts: &[(Action, Verdict)]) -> Result<Option<Version>, Fault> {
-    if !verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Conflict(_))) {
-        return Ok(None);
-    }
+    let mut held = verdicts.iter().filter_map(|(_, verdict)| match verdict {
+        Verdict::Conflict(held) => Some(*held),
+        _ => None,
+    });
+    let Some(first) = held.next() else { return Ok(None) };
+    let highest = held.fold(first, Option::max);
     let now = job.database.position().await?;
-    let generation = job.generations.of(&now).await?;
-    job.generations.version(generation, now.at).map(Some)
+    let ceiling = job.generations.version(job.generations.of(&now).await?, now.at)?;
+    if highest <= Some(ceiling) {
+        return Ok(Some(ceiling));
+    }
+    job.generations.forget();
+    job.generations.version(job.generations.of(&now).await?, now.at).map(Some)
 }
 
 /// Why the whole job is to be paused, if most of a batch was refused for one reason.

@@ -241,9 +241,11 @@ impl Session {
     }
 
     /// An orderly end must not count against the suspect that is being looked at: it goes to the
-    /// end of its queue as a new message.
+    /// end of its queue as a new message. Where the channel is gone the broker has put it back already,
+    /// and there would be two of it.
     async fn return_suspect(&self, lane: &OpenLane) {
-        let Some((requeue, receipt)) = lane.suspect.take().filter(|_| !lane.ledger.is_settled()) else { return };
+        let ours = !lane.ledger.is_settled() && lane.channel.is_open();
+        let Some((requeue, receipt)) = lane.suspect.take().filter(|_| ours) else { return };
         if self.job.broker.requeue(vec![requeue]).await.is_ok() {
             receipt.settle_message();
         }

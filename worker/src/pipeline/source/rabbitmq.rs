@@ -104,6 +104,10 @@ impl Channel for Consumed {
         })
     }
 
+    fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     fn cancel(&self) -> Future_<'_, ()> {
         Box::pin(async move {
             if let Err(error) = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default()).await {
