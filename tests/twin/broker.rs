@@ -165,7 +165,7 @@ impl State {
             match self.shows(*key, *number) {
                 Ok(()) => self.documents.done(*key, *number),
                 Err(_) if covered => {}
-                Err(_) if self.documents.in_the_window.contains(key) && self.documents.reached(*key) >= *number => {}
+                Err(_) if self.documents.in_the_window(*key) && self.documents.reached(*key) >= *number => {}
                 Err((kind, text)) => {
                     let text = format!("message {} was acknowledged: {text}", stored.number);
                     self.history.violated(kind, Some(*key), text);

@@ -1,6 +1,6 @@
 //! An index with versions, whose requests are refused, slow, cut, or carried out after they were given up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -33,9 +33,8 @@ pub(crate) struct Documents {
     done: BTreeMap<i64, u64>,
     /// The latest change of each row that the index has shown at some time.
     reached: BTreeMap<i64, u64>,
-    /// Rows whose deleted document's version was forgotten, and then an older state was taken: the window that the second
-    /// look closes.
-    pub(crate) in_the_window: BTreeSet<i64>,
+    /// The highest version that each document ever had.
+    highest: BTreeMap<i64, u64>,
     /// Nobody is served.
     pub(crate) away: bool,
 }
@@ -83,6 +82,12 @@ impl Documents {
         self.reached.get(&key).copied().unwrap_or_default()
     }
 
+    /// Whether a deleted document's version was forgotten, and then an older one was taken: the window that the second look
+    /// closes.
+    pub(crate) fn in_the_window(&self, key: i64) -> bool {
+        self.version(key).is_some_and(|version| version < self.highest.get(&key).copied().unwrap_or_default())
+    }
+
     /// From now on the row's document has to show this change.
     pub(crate) fn done(&mut self, key: i64, number: u64) {
         let done = self.done.entry(key).or_default();
@@ -103,7 +108,7 @@ impl Documents {
 
     /// Somebody else writes a document.
     pub(crate) fn tamper(&mut self, key: i64, version: u64) {
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.number.is_some()) {
             slot.version = version.max(slot.version);
         }
     }
@@ -139,7 +144,6 @@ impl State {
         let slot = slot.filter(|slot| slot.deleted_at.is_none_or(|deleted| deleted.elapsed() < gc_deletes));
         let held = slot.map(|slot| slot.version);
         let was_there = slot.is_some_and(|slot| slot.number.is_some());
-        let forgotten = slot.is_none();
         let version = version.unwrap_or_else(|| held.unwrap_or_default() + 1);
         let taken = held.is_none_or(|held| version > held || (ties && version == held));
         let numbers = [worker as u64, number.unwrap_or_default(), version, u64::from(taken)];
@@ -162,12 +166,9 @@ impl State {
         let new = number.unwrap_or_else(deleted);
         self.documents.reached.insert(key, new.max(reached));
         let done = self.documents.done.get(&key).copied().unwrap_or_default();
-        let window = &mut self.documents.in_the_window;
-        if new >= reached {
-            window.remove(&key);
-        } else if forgotten || window.contains(&key) {
-            window.insert(key);
-        } else if let Err((_, text)) = self.shows(key, done) {
+        let highest = self.documents.highest.entry(key).or_default();
+        *highest = version.max(*highest);
+        if let (false, Err((_, text))) = (self.documents.in_the_window(key), self.shows(key, done)) {
             self.history.violated(Kind::Backward, Some(key), format!("after a write, {text}"));
         }
         let not_found = number.is_none() && !was_there;
