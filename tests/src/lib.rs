@@ -23,6 +23,7 @@ mod script;
 mod setup;
 mod stack;
 mod sweep;
+mod tls;
 
 pub use elastic::Elastic;
 pub use eventually::eventually;
@@ -36,3 +37,4 @@ pub use rabbit::Rabbit;
 pub use replica::PrivateReplica;
 pub use setup::Setup;
 pub use stack::{Stack, stack};
+pub use tls::{Authority, Signed, TlsFront, Validity};

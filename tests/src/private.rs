@@ -167,6 +167,16 @@ impl PrivateService {
         Some(Self { kind, environment: vec![("NODE", node.clone())], node })
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> std::path::PathBuf {
+        lab().join("data").join(&self.node)
+    }
+
+    /// Tells its script more.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.environment.push((variable, value));
+    }
+
     /// Starts the server, on the same port as before, with what it had stored; returns once it answers.
     pub async fn start(&self) -> Result<()> {
         run_async(self.script("start")).await

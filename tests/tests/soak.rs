@@ -3,7 +3,7 @@
 //! `make soak` takes its time, the short ones together a minute. A seed repeats what happens, not when.
 
 mod changes;
-mod dice;
+pub(crate) mod dice;
 mod mischief;
 mod shop;
 

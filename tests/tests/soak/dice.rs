@@ -1,31 +1,31 @@
 //! Random numbers that a seed repeats.
 
 /// SplitMix64: small, and good enough to choose what happens next.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Dice of their own, which this throw and a name decide.
-    pub(super) fn split(&mut self) -> Self {
+    pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }
 
     /// A number of the range.
-    pub(super) fn of(&mut self, range: std::ops::RangeInclusive<i64>) -> i64 {
+    pub(crate) fn of(&mut self, range: std::ops::RangeInclusive<i64>) -> i64 {
         let span = u64::try_from(range.end() - range.start() + 1).expect("the range is not empty");
         range.start() + i64::try_from(self.next() % span).expect("below the range's end")
     }
 
     /// True so many times of a hundred.
-    pub(super) fn percent(&mut self, percent: i64) -> bool {
+    pub(crate) fn percent(&mut self, percent: i64) -> bool {
         self.of(1..=100) <= percent
     }
 
     /// One of these.
-    pub(super) fn one<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+    pub(crate) fn one<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices[usize::try_from(self.of(1..=choices.len() as i64) - 1).expect("not negative")]
     }
 
