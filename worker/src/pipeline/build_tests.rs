@@ -88,6 +88,34 @@ fn a_query_that_gives_wrong_rows_is_refused() {
     assert!(refused(builder.push(&plan, &Row(&["1", "1"]))).contains("more than one row"));
 }
 
+/// A row whose second column makes no JSON, after some of it was written.
+struct Spoiled;
+
+impl Record for Spoiled {
+    fn write_column(&self, _column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        out.extend_from_slice(b"{\n");
+        Err("the column \"a\" is no JSON".to_owned())
+    }
+
+    fn id(&self, _column: usize) -> Result<Option<Id>, String> {
+        Ok(Some(Id::Int(2)))
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_written_is_the_trouble_of_its_row() {
+    let plan = DocumentPlan::new(&["_id", "a"]).expect("a plan");
+    let mut builder = builder(&[1, 2, 3], 10_000);
+    assert_eq!(builder.push(&plan, &Row(&["1", "1"])), Ok(Room::More));
+    let before = builder.body.clone();
+    assert_eq!(builder.push(&plan, &Spoiled), Ok(Room::More));
+    assert_eq!(builder.body, before);
+    assert_eq!(builder.push(&plan, &Row(&["3", "1"])), Ok(Room::More));
+    assert_eq!(builder.unwritable, [(1, "the column \"a\" is no JSON".to_owned())]);
+    assert_eq!(builder.actions, [Action { entry: 0, delete: false }, Action { entry: 2, delete: false }]);
+    assert_eq!(builder.seen, [true, true, true], "it is not gone, so it is not deleted");
+}
+
 #[test]
 fn a_full_request_leaves_the_rest_unread_and_a_huge_document_out() {
     let plan = DocumentPlan::new(&["_id", "a"]).expect("a plan");
