@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -178,7 +177,7 @@ impl PrivateMariadb {
         let mut service = PrivateService::new(MARIADB, ports);
         if let Some(signed) = signed {
             let folder = service.folder();
-            write(&folder, signed)?;
+            signed.write(&folder)?;
             let folder = folder.display();
             service.set("MARIADB_LINES", format!("ssl-cert={folder}/server.crt\nssl-key={folder}/server.key"));
         }
@@ -188,7 +187,7 @@ impl PrivateMariadb {
 
     /// Another certificate from now on, where there is one.
     pub async fn serve_tls(&self, signed: &Signed) -> Result<()> {
-        write(&self.service.folder(), signed)?;
+        signed.write(&self.service.folder())?;
         for port in [self.port, self.port + 1] {
             let server = MySqlPool::connect(&format!("mysql://root@127.0.0.1:{port}/")).await?;
             server.execute("FLUSH SSL").await?;
@@ -213,14 +212,6 @@ impl PrivateMariadb {
         replica.close().await;
         Ok(())
     }
-}
-
-/// The server's user has to read them.
-fn write(folder: &Path, signed: &Signed) -> Result<()> {
-    std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("server.crt"), &signed.certificate)?;
-    std::fs::write(folder.join("server.key"), &signed.key)?;
-    Ok(())
 }
 
 impl Drop for MysqlShop {

@@ -1,7 +1,7 @@
 //! Certificates of the tests' own authorities, and TLS before servers that speak none.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -68,6 +68,16 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Signed { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+}
+
+impl Signed {
+    /// Writes `server.crt` and `server.key` into a folder, made where it is missing, for a server of whatever user to read.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join("server.crt"), &self.certificate)?;
+        std::fs::write(folder.join("server.key"), &self.key)?;
+        Ok(())
     }
 }
 

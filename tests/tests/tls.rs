@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pinion_tests::{
-    Authority, MysqlShop, Namespace, Pinion, PrivateMariadb, PrivateReplica, Setup, TlsFront, Validity,
+    Authority, MysqlShop, Namespace, Pinion, PrivateMariadb, PrivateRabbit, PrivateReplica, Setup, TlsFront, Validity,
 };
 
 use crate::shop::{applied, compare_all, compare_mysql, send, settled};
@@ -64,6 +64,30 @@ async fn the_broker_and_the_cluster_are_verified() -> Result<()> {
         refused(&pinion, what, &["dead", "list"], said).await?;
         assert_eq!(fronts.map(|front| front.sessions()), [0, 0], "{what}");
     }
+    namespace.finish().await
+}
+
+/// The broker itself, without a front.
+#[tokio::test]
+async fn rabbitmq_is_verified() -> Result<()> {
+    let namespace = Namespace::shop(1).await?;
+    let authority = Authority::new()?;
+    let broker = PrivateRabbit::start_tls(&authority.sign(Validity::Right)?).await?;
+    let url = |host: &str| format!("amqps://guest:guest@{host}:{}/%2f", broker.tls_port());
+    let setup =
+        Setup { rabbitmq: url("localhost"), rabbitmq_more: ca_line(&authority.ca_file()), ..Setup::shop(&namespace)? };
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    pinion.command(&["enqueue", "orders", "1"]).await?.ok()?;
+    settled(&worker, "orders", "indexed", 1).await?;
+    assert_eq!(worker.terminate().await?, 0);
+
+    let other = Authority::new()?;
+    let enqueue = ["enqueue", "orders", "1"];
+    let of_another = Setup { rabbitmq_more: ca_line(&other.ca_file()), ..setup.clone() };
+    refused(&of_another.write(&namespace)?, "another authority", &enqueue, "").await?;
+    let by_another_name = Setup { rabbitmq: url("127.0.0.1"), ..setup };
+    refused(&by_another_name.write(&namespace)?, "another name", &enqueue, "not valid for").await?;
     namespace.finish().await
 }
 
