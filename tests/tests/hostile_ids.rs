@@ -334,9 +334,9 @@ async fn hostile_job_names_reach_no_server() -> Result<()> {
     );
     names.sort();
     names.dedup();
-    for name in &names {
-        send_raw(&namespace, "customers", json!({"id": 1, "job_name": name}).to_string()).await?;
-    }
+    let bodies: Vec<Vec<u8>> =
+        names.iter().map(|name| json!({"id": 1, "job_name": name}).to_string().into_bytes()).collect();
+    namespace.rabbit().publish(namespace.name(), "customers", &bodies).await?;
     let letters = dead_letters_of(&namespace, names.len()).await?;
     ensure!(
         letters.iter().all(|letter| letter["reason"] == "undecodable" || letter["reason"] == "unknown_job"),

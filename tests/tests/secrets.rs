@@ -181,6 +181,8 @@ async fn no_secret_is_told_of_servers_that_fail() -> Result<()> {
         primary: wrong(&good.primary),
         replicas: vec![format!("postgres://pinion:{WORD}@{nobody}/shop")],
         extra: feed(nobody),
+        // What it holds can't be finished, so that an orderly end takes all of this.
+        worker: "shutdown_s_max = 1\n".to_owned(),
         ..Setup::shop(&namespace)?
     };
     // The worker gets as far as its databases; the commands not even to the broker.
