@@ -235,6 +235,7 @@ fn check_id_count(count: usize) -> Result<(), DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::KeyType;
     use proptest::prelude::*;
 
     fn refused(bytes: impl AsRef<[u8]>, text: &str) {
@@ -329,6 +330,24 @@ mod tests {
             if let Ok(message) = decode(text.as_bytes()) {
                 prop_assert!(message.ids.len() > 0);
             }
+        }
+
+        /// Whatever is done to a message: it is one or it is none, and so is each of its ids.
+        #[test]
+        fn no_changed_message_panics(at in any::<prop::sample::Index>(), gone in 0_usize..10, added in proptest::collection::vec(any::<u8>(), 0..10)) {
+            let whole = br#"{"ids":[1,"b\u00e4",null,{"a":[]}],"job_name":"orders","after":"16/B374D848","x":1e400}"#;
+            let at = at.index(whole.len());
+            let mut bytes = whole.to_vec();
+            bytes.splice(at..(at + gone).min(whole.len()), added);
+            if let Ok(message) = decode(&bytes) {
+                prop_assert!(valid_job_name(&message.job_name));
+                for raw in message.ids.iter() {
+                    for key in [KeyType::Bigint, KeyType::Uuid, KeyType::Text] {
+                        let _id = key.id_from_json(raw).is_ok();
+                    }
+                }
+            }
+            let _torn = decode(&bytes[..at]).is_ok();
         }
 
         #[test]

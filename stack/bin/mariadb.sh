@@ -6,7 +6,7 @@
 # MASTER_GTID_WAIT must be a statement of its own: in one SELECT with the rows, the rows are read before the wait is over.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
-# Another NODE with other ports is a pair of its own.
+# Another NODE with other ports is a pair of its own. MARIADB_LINES are more lines for both servers' my.cnf.
 NODE="${NODE:-mariadb}"; MDIR="$DATA/$NODE"
 
 client() { local dir=$1; shift; mariadb --no-defaults -S "$MDIR/$dir/mysqld.sock" -u root "$@"; }
@@ -40,6 +40,7 @@ expire-logs-days=2
 innodb-buffer-pool-size=64M
 innodb-flush-log-at-trx-commit=0
 ${4:-}
+${MARIADB_LINES:-}
 CONF
   if [ ! -d "$dir/data/mysql" ]; then
     mariadb-install-db --defaults-file="$dir/my.cnf" --user=mysql --skip-test-db --auth-root-authentication-method=socket \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # rabbitmq.sh start|stop|restart|status|wipe|ctl [ARGS...] - one RabbitMQ node of its own on loopback, with the
 # management API and Prometheus endpoint. User guest / guest. Several can run: another NODE and RABBITMQ_PORT.
+# RABBITMQ_LINES are more lines for its rabbitmq.conf.
 # RABBITMQ_PORT is AMQP; +1 management, +2 Prometheus, +3 Erlang distribution, +4 Erlang's port mapper.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -32,6 +33,7 @@ prometheus.tcp.port = $((RABBITMQ_PORT + 2))
 disk_free_limit.absolute = 100MB
 log.console = true
 log.console.level = warning
+${RABBITMQ_LINES:-}
 CONF
   launch "$NODE" "$RABBIT/rabbitmq-server"
   wait_ready "$NODE" 180 ready
@@ -50,5 +52,5 @@ case "${1:-}" in
   status) status "$NODE" ;;
   wipe) stop; rm -rf "$DIR" "$LOGS/$NODE" "$LOGS/$NODE.log"; say "$NODE: wiped" ;;
   ctl) shift; environment; "$RABBIT/rabbitmqctl" "$@" ;;
-  *) sed -n '2,4p' "$0"; exit 2 ;;
+  *) sed -n '2,5p' "$0"; exit 2 ;;
 esac

@@ -25,6 +25,7 @@ mod script;
 mod setup;
 mod stack;
 mod sweep;
+mod tls;
 
 pub use dice::Dice;
 pub use elastic::Elastic;
@@ -40,3 +41,4 @@ pub use rabbit::Rabbit;
 pub use replica::PrivateReplica;
 pub use setup::Setup;
 pub use stack::{Stack, stack};
+pub use tls::{Authority, Signed, TlsFront, Validity};

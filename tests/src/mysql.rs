@@ -11,6 +11,7 @@ use crate::naming;
 use crate::private::{MARIADB, PrivateService};
 use crate::script::{free_port, run_async, script, top};
 use crate::stack::{port, stack};
+use crate::tls::Signed;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MYSQL: &str = "mysql";
@@ -154,19 +155,45 @@ impl MysqlShop {
 
 /// A primary of MariaDB and its replica, of the test's own. Removed at the end.
 pub struct PrivateMariadb {
-    _service: PrivateService,
+    service: PrivateService,
     port: u16,
 }
 
 impl PrivateMariadb {
     /// Starts them.
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts them with TLS for whoever asks for it.
+    pub async fn start_tls(signed: &Signed) -> Result<Self> {
+        Self::start_with(Some(signed)).await
+    }
+
+    async fn start_with(signed: Option<&Signed>) -> Result<Self> {
         stack().await?;
         let port = free_port(&[1])?;
         let ports = vec![("MARIADB_PORT", port.to_string()), ("MARIADB_REPLICA_PORT", (port + 1).to_string())];
-        let service = PrivateService::new(MARIADB, ports);
+        let mut service = PrivateService::new(MARIADB, ports);
+        if let Some(signed) = signed {
+            let folder = service.folder();
+            signed.write(&folder)?;
+            let folder = folder.display();
+            service.set("MARIADB_LINES", format!("ssl-cert={folder}/server.crt\nssl-key={folder}/server.key"));
+        }
         service.start().await?;
-        Ok(Self { _service: service, port })
+        Ok(Self { service, port })
+    }
+
+    /// Another certificate from now on, where there is one.
+    pub async fn serve_tls(&self, signed: &Signed) -> Result<()> {
+        signed.write(&self.service.folder())?;
+        for port in [self.port, self.port + 1] {
+            let server = MySqlPool::connect(&format!("mysql://root@127.0.0.1:{port}/")).await?;
+            server.execute("FLUSH SSL").await?;
+            server.close().await;
+        }
+        Ok(())
     }
 
     /// The replica goes on receiving and applies nothing.

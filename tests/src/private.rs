@@ -8,6 +8,7 @@ use crate::naming::unique_name;
 use crate::rabbit::Rabbit;
 use crate::script::{free_port, freeze, lab, run, run_async, script, signal};
 use crate::stack::stack;
+use crate::tls::Signed;
 
 /// An Elasticsearch node of the test's own, of the same version as the shared one. Removed at the end.
 pub struct PrivateElasticsearch {
@@ -48,17 +49,42 @@ impl PrivateElasticsearch {
 pub struct PrivateRabbit {
     service: PrivateService,
     rabbit: Rabbit,
+    tls_port: u16,
 }
 
 impl PrivateRabbit {
     /// Starts a node.
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts a node that speaks TLS, too, on [`tls_port`](Self::tls_port).
+    pub async fn start_tls(signed: &Signed) -> Result<Self> {
+        Self::start_with(Some(signed)).await
+    }
+
+    async fn start_with(signed: Option<&Signed>) -> Result<Self> {
         stack().await?;
-        let port = free_port(&[1, 2, 3, 4])?;
-        let service = PrivateService::new(RABBITMQ, vec![("RABBITMQ_PORT", port.to_string())]);
+        let port = free_port(&[1, 2, 3, 4, 5])?;
+        let mut service = PrivateService::new(RABBITMQ, vec![("RABBITMQ_PORT", port.to_string())]);
+        let tls_port = port + 5;
+        if let Some(signed) = signed {
+            let folder = service.folder();
+            signed.write(&folder)?;
+            let files = format!(
+                "ssl_options.certfile = {0}/server.crt\nssl_options.keyfile = {0}/server.key",
+                folder.display()
+            );
+            service.set("RABBITMQ_LINES", format!("listeners.ssl.1 = 127.0.0.1:{tls_port}\n{files}"));
+        }
         service.start().await?;
         let amqp = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
-        Ok(Self { service, rabbit: Rabbit::new(&amqp, &format!("http://127.0.0.1:{}", port + 1)) })
+        Ok(Self { service, rabbit: Rabbit::new(&amqp, &format!("http://127.0.0.1:{}", port + 1)), tls_port })
+    }
+
+    /// Where it speaks TLS, if it was started so.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// A client of this node.
@@ -182,6 +208,16 @@ impl PrivateService {
         let kinds = [ELASTICSEARCH, RABBITMQ, MARIADB, KAFKA, CONNECT];
         let kind = kinds.into_iter().find(|kind| node.ends_with(kind))?;
         Some(Self { kind, environment: vec![("NODE", node.clone())], node })
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> std::path::PathBuf {
+        lab().join("data").join(&self.node)
+    }
+
+    /// Tells its script more.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.environment.push((variable, value));
     }
 
     /// Starts the server, on the same port as before, with what it had stored; returns once it answers.

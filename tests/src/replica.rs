@@ -1,3 +1,4 @@
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use crate::eventually;
 use crate::naming::unique_name;
 use crate::script::{free_port, lab, run, run_async, script};
 use crate::stack::{stack, superuser_url, worker_url};
+use crate::tls::Signed;
 
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,30 @@ impl PrivateReplica {
     /// Makes it a primary on a timeline of its own.
     pub async fn promote(&self) -> Result<()> {
         run_async(self.script("promote")).await
+    }
+
+    /// Serves TLS from now on, with this certificate, to whoever asks for it. Returns once it does.
+    pub async fn serve_tls(&self, signed: &Signed) -> Result<()> {
+        let folder = lab().join("pg").join(&self.name);
+        let owner = std::fs::metadata(folder.join("PG_VERSION"))?;
+        for (file, text) in [("server.crt", &signed.certificate), ("server.key", &signed.key)] {
+            let file = folder.join(file);
+            std::fs::write(&file, text)?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+            std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        let mut connection = self.connect().await?;
+        let loaded = "SELECT pg_conf_load_time()::text";
+        let before: String = sqlx::query_scalar(loaded).fetch_one(&mut connection).await?;
+        sqlx::query("ALTER SYSTEM SET ssl = on").execute(&mut connection).await?;
+        sqlx::query("SELECT pg_reload_conf()").execute(&mut connection).await?;
+        eventually("the replica to load its certificate", REPLAY_TIMEOUT, async || {
+            let mut connection = self.connect().await?;
+            let now: String = sqlx::query_scalar(loaded).fetch_one(&mut connection).await?;
+            let ssl: String = sqlx::query_scalar("SHOW ssl").fetch_one(&mut connection).await?;
+            Ok((now != before && ssl == "on").then_some(()))
+        })
+        .await
     }
 
     async fn connect(&self) -> Result<PgConnection> {

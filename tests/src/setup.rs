@@ -19,9 +19,12 @@ use crate::script::top;
 /// let pinion = setup.write(&namespace)?;
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 pub struct Setup {
     /// The broker, for AMQP clients.
     pub rabbitmq: String,
+    /// More lines for `[rabbitmq]`.
+    pub rabbitmq_more: String,
     /// The nodes of Elasticsearch.
     pub elasticsearch: Vec<String>,
     /// More lines for `[elasticsearch]`.
@@ -84,6 +87,7 @@ impl Setup {
         std::fs::create_dir_all(&jobs)?;
         Ok(Self {
             rabbitmq: namespace.rabbit().url().to_owned(),
+            rabbitmq_more: String::new(),
             elasticsearch: vec![namespace.elastic().url().to_owned()],
             elasticsearch_more: String::new(),
             kind: "postgres".to_owned(),
@@ -129,7 +133,7 @@ impl Setup {
     fn toml(&self, namespace: &str) -> String {
         let mut text = format!("namespace = {namespace:?}\nschemas = {:?}\n", display(&self.jobs));
         let mut section = |name: &str, lines: String| write!(text, "\n[{name}]\n{lines}").expect("a string takes it");
-        section("rabbitmq", format!("url = {:?}\n", self.rabbitmq));
+        section("rabbitmq", format!("url = {:?}\n{}", self.rabbitmq, self.rabbitmq_more));
         section("elasticsearch", format!("urls = {:?}\n{}", self.elasticsearch, self.elasticsearch_more));
         section(
             "sources.shop",

@@ -138,6 +138,46 @@ async fn a_huge_document_is_a_dead_letter() -> Result<()> {
     namespace.finish().await
 }
 
+/// A message of any size is a letter of no size to speak of, which tells what it had.
+#[tokio::test]
+async fn a_huge_message_is_a_small_dead_letter() -> Result<()> {
+    const BYTES: usize = 4 * 1024 * 1024;
+    let namespace = Namespace::shop(2).await?;
+    let pinion = applied(&namespace, &Setup::shop(&namespace)?).await?;
+    let worker = pinion.work(&["--jobs", "orders"]).await?;
+    for last in ["a", "b"] {
+        send_raw(&namespace, "orders", "x".repeat(BYTES - 1) + last).await?;
+    }
+    // What is not as it should be is quoted by the error, however long it is.
+    let quoted = format!(r#"{{"ids": "{}", "job_name": "orders"}}"#, "y".repeat(900_000));
+    send_raw(&namespace, "orders", quoted.clone()).await?;
+    send(&namespace, "orders", [1, 2]).await?;
+    settled(&worker, "orders", "indexed", 2).await?;
+    let letters = dead_letters_of(&namespace, 3).await?;
+    let bytes: Vec<u64> = letters.iter().filter_map(|letter| letter["message_bytes"].as_u64()).collect();
+    assert_eq!(bytes.iter().filter(|bytes| **bytes == BYTES as u64).count(), 2, "{bytes:?}");
+    assert!(bytes.contains(&(quoted.len() as u64)), "{bytes:?}");
+    for letter in &letters {
+        assert_eq!(letter["reason"], "undecodable");
+        let stored = letter.to_string().len();
+        assert!(stored < 64 * 1024 * 4 / 3 + 8192, "a letter takes {stored} bytes");
+    }
+    let listed = pinion.command(&["dead", "list", "--json"]).await?.ok()?.json()?;
+    let key = listed["letters"][0]["key"].as_str().context("a key")?;
+    let shown = pinion.command(&["dead", "show", key]).await?.ok()?.stdout;
+    assert!(shown.contains("\nmessage, the first 65,536 of "), "{}", &shown[..1000]);
+    let replayed = pinion.command(&["dead", "replay", "--yes"]).await?;
+    assert_eq!(replayed.code, 1);
+    assert!(
+        replayed.stdout.contains("3 can't be replayed, and stay: only the first 65536 bytes"),
+        "{}",
+        replayed.stdout
+    );
+    assert_eq!(dead_letters(&namespace).await?.len(), 3);
+    assert_eq!(worker.terminate().await?, 0);
+    namespace.finish().await
+}
+
 /// Waits until the worker says that `job` is broken, with this text in the reason; others must go on meanwhile.
 async fn broken(worker: &Worker, job: &str, said: &str) -> Result<()> {
     eventually(&format!("{job} to be broken: {said}"), TIMEOUT, async || {

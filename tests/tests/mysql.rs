@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use pinion_tests::{Feed, MysqlShop, Namespace, PrivateMariadb, Setup, eventually};
 use serde_json::{Value, json};
 
-use crate::shop::{TIMEOUT, applied, compare_mysql, dead_letters, document, patience, send, settled};
+use crate::shop::{TIMEOUT, applied, compare_mysql, dead_letters, dead_letters_of, document, patience, send, settled};
 
 #[tokio::test]
 async fn jobs_become_documents_on_mariadb() -> Result<()> {
@@ -49,6 +49,50 @@ async fn jobs_become_documents(namespace: Namespace, shop: MysqlShop) -> Result<
     assert!(replica["behind"]["known"].is_u64(), "{status}");
     assert_eq!(dead_letters(&namespace).await?, Vec::<Value>::new());
     assert_eq!(worker.terminate().await?, 0);
+    drop(shop);
+    namespace.finish().await
+}
+
+/// A text that the mapping calls an object is JSON to everybody but the one who wrote it.
+#[tokio::test]
+async fn a_text_that_is_no_json_is_the_trouble_of_its_row() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let shop = MysqlShop::mariadb(&namespace, 1).await?;
+    shop.execute("CREATE TABLE notes (id bigint PRIMARY KEY, note text NOT NULL); INSERT INTO notes SELECT seq, '{\"a\": 1}' FROM seq_1_to_50")
+        .await?;
+    shop.execute("UPDATE notes SET note = '{\"a\": 1}\n{\"delete\":{\"_id\":\"8\"}}\n' WHERE id = 7").await?;
+    let setup = Setup::mysql(&namespace, &shop)?;
+    let job = format!(
+        "index = \"x\"\nsource = \"shop\"\nkey = \"bigint\"\n[[watch]]\ntable = \"{}.notes\"\nkey = \"id\"\n",
+        namespace.name()
+    );
+    let sql = "SELECT n.id AS _id, n.note FROM notes n WHERE n.id IN (:ids)";
+    let mapping = r#"{"mappings": {"properties": {"note": {"type": "object", "enabled": false}}}}"#;
+    setup.write_job(&namespace, "notes", &job, sql, mapping)?;
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&["--jobs", "notes"]).await?;
+    send(&namespace, "notes", 1..=50).await?;
+    settled(&worker, "notes", "indexed", 49).await?;
+    let letters = dead_letters_of(&namespace, 1).await?;
+    assert_eq!((&letters[0]["id"], &letters[0]["reason"]), (&json!("7"), &json!("unwritable")));
+    ensure!(letters[0]["error"].as_str().is_some_and(|error| error.contains("the column \"note\"")), "{}", letters[0]);
+    let explained = pinion.command(&["explain", "notes", "7"]).await?;
+    ensure!(explained.code == 1 && explained.stderr.contains("the row makes no document"), "{explained:?}");
+
+    // Where most of them are none, it is the definition that is wrong.
+    shop.execute("UPDATE notes SET note = 'plain'").await?;
+    assert_eq!(worker.terminate().await?, 0);
+    send(&namespace, "notes", 1..=50).await?;
+    let worker = pinion.work(&["--jobs", "notes"]).await?;
+    eventually("the job to be broken", TIMEOUT, async || {
+        let (_, page) = worker.admin("/readyz").await?;
+        let page: Value = serde_json::from_str(&page)?;
+        let reason = page["jobs"]["notes"]["reason"].as_str().unwrap_or_default();
+        Ok((page["jobs"]["notes"]["state"] == "broken" && reason.contains("rows make no document")).then_some(()))
+    })
+    .await?;
+    assert_eq!(dead_letters(&namespace).await?.len(), 1);
+    drop(worker);
     drop(shop);
     namespace.finish().await
 }

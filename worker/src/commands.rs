@@ -11,6 +11,7 @@ mod offsets;
 mod output;
 mod pause;
 mod plan;
+mod shown;
 mod since;
 mod status;
 mod work;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::shown::lines;
 use crate::config::Config;
 use crate::operations::Context;
 
@@ -45,7 +47,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE", env = "PINION_CONFIG", default_value = "pinion.toml")]
     config: PathBuf,
     /// What is logged, to standard error: error, warn, info, debug, trace, or targets as in `info,lapin=debug`. The library
-    /// lapin is silent by default: what matters of it is told by whoever uses it.
+    /// lapin is silent by default: what matters of it is told by whoever uses it. Of no library more than debug is logged: at
+    /// trace they would show what goes over the wire, passwords included.
     #[arg(long, global = true, value_name = "LEVEL", env = "PINION_LOG", default_value = "info,lapin=off")]
     log: String,
     /// Print JSON, where a command prints something that a script may want.
@@ -144,11 +147,11 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::from(FOUND),
         Err(Failure::Failed(error)) => {
-            eprintln!("pinion: {error:#}");
+            eprintln!("pinion: {}", lines(&format!("{error:#}")));
             ExitCode::from(FOUND)
         }
         Err(Failure::Usage(error)) => {
-            eprintln!("pinion: {error:#}");
+            eprintln!("pinion: {}", lines(&format!("{error:#}")));
             ExitCode::from(USAGE)
         }
     }

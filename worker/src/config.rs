@@ -1,6 +1,7 @@
 //! `pinion.toml`: as it is written (serde), and as the code uses it (validated).
 
 mod feed;
+mod problem;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use pinion_schemas::{Names, valid_job_name};
 use serde::Deserialize;
 use url::Url;
 
+use self::problem::{check_shape, describe, without_value};
 use crate::substitute::substitute;
 
 /// The annotated file that `pinion init` writes; a test reads it, so it stays true.
@@ -53,15 +55,16 @@ pub struct Config {
 pub struct Rabbitmq {
     /// `amqp://` or `amqps://`; the latter verifies the server.
     pub url: Secret,
-    /// Additional certificate authority (PEM) that signs the broker's certificate.
+    /// Certificate authority (PEM) that signs the broker's certificate, instead of the system's.
     pub ca_file: Option<PathBuf>,
 }
 
 /// The cluster to index into.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Elasticsearch {
     /// One or more nodes, used in turn.
+    #[serde(deserialize_with = "addresses")]
     pub urls: Vec<Url>,
     /// An encoded API key; instead of username and password.
     pub api_key: Option<Secret>,
@@ -74,6 +77,20 @@ pub struct Elasticsearch {
     /// A bulk request that takes longer is tried again.
     #[serde(default = "defaults::bulk_s_max")]
     pub bulk_s_max: u64,
+}
+
+/// Addresses; the error quotes none, since they may hold a password.
+fn addresses<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Url>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let wrong = |error| serde::de::Error::custom(format!("not an address such as http://127.0.0.1:9200: {error}"));
+    texts.iter().map(|text| Url::parse(text).map_err(wrong)).collect()
+}
+
+impl std::fmt::Debug for Elasticsearch {
+    /// Without the addresses, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Elasticsearch").field("urls", &self.urls.len()).finish_non_exhaustive()
+    }
 }
 
 /// A database that documents are read from.
@@ -97,7 +114,8 @@ pub struct Source {
     pub fence: FenceAt,
     /// What the names of the source's topics begin with: the connector's `topic.prefix`. The source's name when not given.
     pub topic_prefix: Option<String>,
-    /// Additional certificate authority (PEM) that signs the servers' certificates.
+    /// Additional certificate authority (PEM) that signs the servers' certificates: with it, nothing but verified TLS is spoken,
+    /// whatever the addresses say.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -294,11 +312,11 @@ impl Config {
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, String> {
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| describe(text, &error))?;
         // Checked before substitution, so that a message with the file's line shows no secret.
         check_shape(text)?;
         substitute(&mut table, folder)?;
-        let written: Written = table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+        let written: Written = table.try_into().map_err(|error: toml::de::Error| without_value(error.message()))?;
         let names = Names::new(&written.namespace).map_err(|error| format!("namespace: {error}"))?;
         let mut config = Self {
             file: PathBuf::new(),
@@ -388,26 +406,6 @@ impl Config {
     pub fn second_look_after(&self) -> Duration {
         const MARGIN_S: u64 = 10;
         Duration::from_secs(self.worker.document_age_s_max + self.elasticsearch.bulk_s_max + MARGIN_S)
-    }
-}
-
-/// The file's shape, with toml's message that shows the line; values that hold placeholders are
-/// texts and stay valid.
-fn check_shape(text: &str) -> Result<(), String> {
-    let error = match toml::from_str::<Written>(text) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
-    let value_is_placeholder = error.span().and_then(|span| text.get(span)).is_some_and(|value| value.contains("${"));
-    if value_is_placeholder { Ok(()) } else { Err(describe(text, &error)) }
-}
-
-/// Line and message without the line's text, which may hold a secret.
-fn describe(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-    match line {
-        Some(line) => format!("line {line}: {}", error.message()),
-        None => error.message().to_owned(),
     }
 }
 

@@ -191,6 +191,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// A text as one part of a path, whatever it is made of. The ids of documents, which may be `.` or `..`, go into bodies instead.
+pub(crate) fn segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => segment.push(char::from(byte)),
+            byte => segment.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    segment
+}
+
 impl Index for Elasticsearch {
     fn bulk<'a>(&'a self, index: &'a str, body: Bytes, actions: usize) -> Future_<'a, BulkAnswer> {
         Box::pin(async move {
@@ -206,7 +218,7 @@ impl Index for Elasticsearch {
 
     fn state<'a>(&'a self, index: &'a str, id: &'a str) -> Future_<'a, Result<Option<StateDocument>, Fault>> {
         Box::pin(async move {
-            let answer = self.request(Method::Get, &format!("/{index}/_doc/{id}"), None).await?;
+            let answer = self.request(Method::Get, &format!("/{index}/_doc/{}", segment(id)), None).await?;
             let body = answer.json();
             if answer.status == 404 && body["found"] == false {
                 return Ok(None);
@@ -230,7 +242,7 @@ impl Index for Elasticsearch {
                 Some((seq_no, primary_term)) => format!("if_seq_no={seq_no}&if_primary_term={primary_term}"),
                 None => "op_type=create".to_owned(),
             };
-            let path = format!("/{index}/_doc/{id}?{condition}");
+            let path = format!("/{index}/_doc/{}?{condition}", segment(id));
             let answer = self.request(Method::Put, &path, Some(source)).await?;
             if answer.status == 409 {
                 return Ok(false);
@@ -247,5 +259,16 @@ impl Index for Elasticsearch {
                 fault => fault.to_string(),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_part_of_a_path() {
+        assert_eq!(segment("web-1.shop_2~x"), "web-1.shop_2~x");
+        assert_eq!(segment("a/../b?c#d%2f\"\n ä"), "a%2F..%2Fb%3Fc%23d%252f%22%0A%20%C3%A4");
     }
 }

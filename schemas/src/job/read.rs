@@ -273,8 +273,9 @@ fn check_index(index: &str) -> Result<(), &'static str> {
     if index.chars().any(|c| c.to_lowercase().ne([c])) {
         return Err("has upper-case letters");
     }
-    if index.contains(|c: char| c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:".contains(c)) {
-        return Err("has a character that Elasticsearch does not allow: a space or one of \\ / * ? \" < > | , # :");
+    if index.contains(|c: char| c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:%".contains(c)) {
+        // Elasticsearch would take a %, but in an address it stands for something else.
+        return Err("has a character that can't be in it: a space or one of \\ / * ? \" < > | , # : %");
     }
     Ok(())
 }

@@ -7,8 +7,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// Prints to standard output. Nobody reading any more is no failure.
+use super::shown;
+
+/// Prints to standard output what steers no terminal. Nobody reading any more is no failure.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    write(&shown::lines(text))
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
@@ -19,7 +25,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints a value as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(value)?;
-    print(&(json + "\n"))
+    // A script takes the texts as they are; control characters are escaped by JSON's own rules.
+    write(&(json + "\n"))
+}
+
+/// Takes a terminal's cursor home and clears what is below.
+pub(crate) fn clear_terminal() -> anyhow::Result<()> {
+    write("\x1b[H\x1b[J")
 }
 
 /// A progress bar on standard error; nothing where that is no terminal or scripts read.
@@ -57,7 +69,7 @@ impl Table {
     }
 
     pub(crate) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+        self.rows.push(cells.into_iter().map(|cell| shown::word(&cell.into()).into_owned()).collect());
     }
 
     /// How wide its lines are.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{print, print_json};
+use super::output::{clear_terminal, print, print_json};
 use super::{Failure, Global};
 use crate::operations::status::status;
 
@@ -15,9 +15,6 @@ pub(super) use self::page::{dead_letters, state_word};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
-
-/// Takes a terminal's cursor home and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -48,8 +45,10 @@ impl Status {
             } else if global.json {
                 print_json(&status)?;
             } else {
-                let clear = if self.watch && std::io::stdout().is_terminal() { CLEAR } else { "" };
-                print(&format!("{clear}{}", page::page(&status)))?;
+                if self.watch && std::io::stdout().is_terminal() {
+                    clear_terminal()?;
+                }
+                print(&page::page(&status))?;
             }
             if !self.watch {
                 return if status.problems.is_empty() { Ok(()) } else { Err(Failure::Found) };

@@ -84,6 +84,49 @@ fn messages_and_debug_show_no_secret() {
     assert!(!problem.contains("pinion:pinion"), "{problem}");
     let config = Config::parse(ANNOTATED, Path::new("")).expect("valid");
     assert!(!format!("{config:?}").contains("guest"), "{config:?}");
+    let text = ANNOTATED.replace("http://127.0.0.1:19200", "https://elastic:hush-hush@127.0.0.1:19200");
+    let config = Config::parse(&text, Path::new("")).expect("valid");
+    assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+}
+
+/// Where a secret is written wrongly, the message tells the line and quotes none of it.
+#[test]
+fn a_secret_that_is_written_wrongly_is_not_quoted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("secret"), "hush-hush, expected a secret").expect("written");
+    let broker = "url = \"amqp://guest:guest@127.0.0.1:15670/%2f\"";
+    let cluster = "urls = [\"http://127.0.0.1:19200\"]";
+    let replicas = "replicas = [\"postgres://pinion:pinion@127.0.0.1:15433/shop\"]";
+    let cases = [
+        (broker, "url = amqp://guest:hush-hush@127.0.0.1", "line 8"),
+        (broker, "url = \"amqp://guest:hush-hush@127.0.0.1", "line 8"),
+        (broker, "url = [\"amqp://guest:hush-hush@127.0.0.1\"]", "line 8: invalid type: sequence, expected a string"),
+        (cluster, "urls = \"http://elastic:hush-hush@127.0.0.1:19200\"", "invalid type: string, expected a sequence"),
+        (
+            cluster,
+            "urls = [\"http://elastic:hush-hush@127.0.0.1:port\"]",
+            "line 12: not an address such as http://127.0.0.1:9200: invalid port",
+        ),
+        (cluster, "urls = \"${file:secret}\"", "invalid type: string, expected a sequence"),
+        (
+            cluster,
+            "urls = [\"${file:secret}\"]",
+            "not an address such as http://127.0.0.1:9200: relative URL without a base",
+        ),
+        (cluster, "username = 5\nurls = []\npassword = 7044", "invalid type: integer, expected a string"),
+        (
+            replicas,
+            "replicas = \"postgres://pinion:hush-hush@127.0.0.1:15433/shop\"",
+            "invalid type: string, expected a seq",
+        ),
+    ];
+    for (right, wrong, told) in cases {
+        assert!(ANNOTATED.contains(right), "{right}");
+        let text = ANNOTATED.replace(right, wrong);
+        let problem = Config::parse(&text, folder.path()).expect_err(wrong);
+        assert!(problem.contains(told), "{wrong}: {problem}");
+        assert!(!problem.contains("hush") && !problem.contains("7044"), "{problem}");
+    }
 }
 
 #[test]

@@ -103,7 +103,43 @@ pub(super) fn fault(status: u16, body: &[u8]) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const ANSWER: &str = r#"{"errors":true,"took":3,"items":[{"index":{"_id":"1","status":201,"result":"created"}},
+        {"delete":{"_id":"2","status":404,"result":"not_found"}},{"index":{"_id":"3","status":400,
+        "error":{"type":"a","reason":"r","caused_by":{"type":"b","reason":"s","caused_by":{"reason":"t"}}}}}]}"#;
+
+    proptest! {
+        /// Whatever comes: an item for each action, or nothing is settled.
+        #[test]
+        fn no_bytes_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            at in any::<prop::sample::Index>(),
+            gone in 0_usize..30,
+            status in any::<u16>(),
+        ) {
+            let at = at.index(ANSWER.len());
+            let mut changed = ANSWER.as_bytes().to_vec();
+            changed.splice(at..(at + gone).min(ANSWER.len()), bytes.iter().copied().take(gone));
+            for body in [&bytes[..], &changed, &changed[..at.min(changed.len())]] {
+                match items(body, 3) {
+                    Ok(items) => {
+                        prop_assert_eq!(items.len(), 3);
+                        for item in items {
+                            let _verdicts = [true, false].map(|delete| crate::pipeline::verdict::verdict(&item, delete));
+                        }
+                    }
+                    Err(fault) => {
+                        let again = matches!(fault, Fault::Again { .. });
+                        prop_assert!(again);
+                    }
+                }
+                let _fault = fault(status, body);
+            }
+        }
+    }
 
     #[test]
     fn items_keep_their_places() {

@@ -282,13 +282,32 @@ mod tests {
 
     proptest! {
         #[test]
+        fn no_framing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
+            let framed = [&[0], &bytes[..]].concat();
+            prop_assert_eq!(split(&framed).is_some(), bytes.len() >= 4);
+            let _any = split(&bytes);
+        }
+
+        #[test]
+        fn no_schema_panics(at in any::<proptest::sample::Index>(), gone in 0_usize..40, added in any::<String>()) {
+            let at = at.index(ENVELOPE.len());
+            let mut text = ENVELOPE.as_bytes().to_vec();
+            text.splice(at..(at + gone).min(ENVELOPE.len()), added.into_bytes());
+            if let Ok(text) = String::from_utf8(text) {
+                let _schema = AvroSchema::parse(&text).is_ok();
+            }
+        }
+
+        #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), at in 0_usize..100) {
             let schema = AvroSchema::parse(ENVELOPE).expect("a schema");
             let _torn = schema.to_json(&bytes).is_ok();
             let mut changed = written(&schema);
             let at = at % changed.len();
             changed.splice(at..at, bytes);
-            let _changed = schema.to_json(&changed).is_ok();
+            if let Ok(json) = schema.to_json(&changed) {
+                prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&json).is_ok());
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the errors of MariaDB and MySQL mean, by their SQLSTATE, and by their number where that is a mere HY000.
 
+use pinion_schemas::Id;
 use sqlx::mysql::MySqlDatabaseError;
 
 use crate::error::{Fault, Service};
@@ -32,6 +33,21 @@ pub(super) fn of_query(query: &str, source: &str, server: &str, error: &sqlx::Er
         (_, state) if state.starts_with("42") || state.starts_with("25") => Fault::Job(format!("{query}: {reason}")),
         _ => again(reason),
     }
+}
+
+/// An error of a job's query for these ids: one with a character that the key's column has no place for can't even be compared
+/// with it, which spoils the query for the others of its batch.
+pub(super) fn of_ids(ids: &[Id], query: &str, source: &str, server: &str, error: &sqlx::Error) -> Fault {
+    // Collations that can't be mixed; MySQL 8: strings that can't be converted.
+    let of_a_character =
+        matches!(refused(error).map(MySqlDatabaseError::number), Some(1267 | 1270 | 1271 | 3854 | 3988));
+    // What is ASCII can be compared with anything, so that the query itself is at fault.
+    let not_ascii = |id: &Id| matches!(id, Id::Text(text) if !text.is_ascii());
+    if of_a_character && ids.iter().any(not_ascii) {
+        let problem = "an id has a character that its column can't hold, so that there is no such row";
+        return Fault::Documents(format!("{query}: {problem}: {}", describe(error)));
+    }
+    of_query(query, source, server, error)
 }
 
 /// The server's own error, if it is one.

@@ -9,7 +9,7 @@ use sqlx::mysql::{MySql as Dialect, MySqlArguments, MySqlRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
-use super::fault::of_query;
+use super::fault::of_ids;
 use super::statement::{MysqlRecord, Statement};
 use crate::error::Fault;
 use crate::pipeline::build::{Builder, Defect, Room};
@@ -38,7 +38,7 @@ impl MysqlReading {
         let mut rows = bind(sqlx::query(sql), ids, job.sql.places()).fetch(&mut *self.transaction);
         let mut statement = None;
         while let Some(row) = rows.next().await {
-            let row: MySqlRow = row.map_err(|error| of_query(QUERY, &self.source, &self.server, &error))?;
+            let row: MySqlRow = row.map_err(|error| of_ids(ids, QUERY, &self.source, &self.server, &error))?;
             let of_job = |defect| Fault::Job(format!("{QUERY}: {defect}"));
             // All rows of an answer have the same columns.
             let statement = match &statement {

@@ -3,8 +3,6 @@
 mod pages;
 mod replay;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use pinion_schemas::StateIndex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -102,13 +100,6 @@ pub async fn list(context: &Context, filter: &Filter, limit: u32) -> anyhow::Res
 pub async fn show(context: &Context, key: &str) -> anyhow::Result<Option<Letter>> {
     let letter = State::of(context, StateIndex::DeadLetters).get(key).await?;
     Ok(letter.map(|letter| Letter { key: key.to_owned(), letter }))
-}
-
-impl Letter {
-    /// The message as it was received; `None` where what is stored is no base64.
-    pub fn message(&self) -> Option<Vec<u8>> {
-        STANDARD.decode(&self.letter.message).ok()
-    }
 }
 
 fn search(filter: &Filter, size: u32) -> Value {

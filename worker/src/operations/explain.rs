@@ -131,6 +131,9 @@ async fn source_side(context: &Context, job: &JobDefinition, id: &Id) -> anyhow:
     let mut builder = Builder::new(std::slice::from_ref(id), version, usize::MAX);
     reading.rows(job, std::slice::from_ref(id), &mut builder).await?;
     reading.finish().await;
+    if let [(_, problem)] = builder.unwritable() {
+        anyhow::bail!("the row makes no document: {problem}");
+    }
     let document = builder.body().split(|byte| *byte == b'\n').nth(1);
     let document = document.map(serde_json::from_slice).transpose()?;
     Ok((SourceSide { source: job.source.clone(), document, version: VersionParts::new(version, database) }, version))

@@ -5,6 +5,7 @@ mod mysql;
 mod table;
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -59,7 +60,7 @@ pub async fn init(options: &InitOptions) -> anyhow::Result<Initialised> {
         let text = configuration(options)?;
         let folder = file.parent().unwrap_or(Path::new("")).join(JOBS);
         std::fs::create_dir_all(&folder).with_context(|| format!("the folder {} can't be made", folder.display()))?;
-        write_new(file, &text)?;
+        write_new(file, &text, SECRET_MODE)?;
         done.written.push(file.clone());
     } else {
         ensure!(!options.is_about_servers(), "{} is there already and is never overwritten: edit it", file.display());
@@ -92,9 +93,13 @@ impl InitOptions {
 /// The folder of the job folders, beside `pinion.toml`.
 const JOBS: &str = "jobs";
 
+/// Who may read a file that holds passwords, and who one that does not.
+const SECRET_MODE: u32 = 0o600;
+const OPEN_MODE: u32 = 0o644;
+
 /// Creates a file; one that is there stays as it is.
-fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
-    let created = std::fs::File::options().write(true).create_new(true).open(file);
+fn write_new(file: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let created = std::fs::File::options().write(true).create_new(true).mode(mode).open(file);
     created
         .and_then(|mut created| created.write_all(text.as_bytes()))
         .with_context(|| format!("{} can't be written", file.display()))
@@ -185,7 +190,7 @@ async fn add_job(options: &InitOptions, is_new: bool, done: &mut Initialised) ->
     );
     std::fs::create_dir_all(&folder).with_context(|| format!("the folder {} can't be made", folder.display()))?;
     for (name, text) in [("job.toml", files.job), ("document.sql", files.document), ("mapping.json", files.mapping)] {
-        write_new(&folder.join(name), &text)?;
+        write_new(&folder.join(name), &text, OPEN_MODE)?;
         done.written.push(folder.join(name));
     }
     done.left_out = files.left_out;

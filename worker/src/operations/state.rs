@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::elasticsearch::{Answer, Elasticsearch, Method};
+use crate::elasticsearch::{Answer, Elasticsearch, Method, segment};
 use crate::error::Fault;
 
 /// More documents than this are not read at once.
@@ -86,7 +86,7 @@ impl<'a> State<'a> {
 
     /// Merges fields into a document, which is made where there is none. Searches see it when this returns.
     pub(super) async fn merge(&self, id: &str, fields: &Value) -> anyhow::Result<()> {
-        let path = format!("/_update/{id}?refresh=true&retry_on_conflict=5");
+        let path = format!("/_update/{}?refresh=true&retry_on_conflict=5", segment(id));
         self.request(Method::Post, &path, Some(&json!({"doc": fields, "doc_as_upsert": true}))).await.map(drop)
     }
 

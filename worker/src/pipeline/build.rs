@@ -25,6 +25,8 @@ pub struct Built {
     pub unread: Vec<usize>,
     /// Entries whose document alone is larger than a bulk request may be, with its bytes.
     pub oversized: Vec<(usize, usize)>,
+    /// Entries whose row holds a value that makes no JSON, with which and why.
+    pub unwritable: Vec<(usize, String)>,
     /// The version of all of it.
     pub version: Version,
     /// When it was read.
@@ -50,7 +52,8 @@ pub fn build(fetched: Fetched) -> Built {
         missing.into_iter().for_each(|entry| rows.delete(entry, &batch.entries[entry].id));
         Vec::new()
     };
-    Built { batch, body: rows.body.into(), actions: rows.actions, unread, oversized: rows.oversized, version, read_at }
+    let Builder { body, actions, oversized, unwritable, .. } = rows;
+    Built { batch, body: body.into(), actions, unread, oversized, unwritable, version, read_at }
 }
 
 /// What is wrong with a job's query; only a change of the definition mends it.
@@ -189,6 +192,7 @@ pub struct Builder {
     bytes_max: usize,
     actions: Vec<Action>,
     oversized: Vec<(usize, usize)>,
+    unwritable: Vec<(usize, String)>,
     full: bool,
     /// What ends each action line: the version is the same for all.
     action_end: String,
@@ -204,6 +208,7 @@ impl Builder {
             bytes_max,
             actions: Vec::with_capacity(ids.len()),
             oversized: Vec::new(),
+            unwritable: Vec::new(),
             full: false,
             action_end: String::new(),
         };
@@ -224,7 +229,7 @@ impl Builder {
         self.entry_of.contains_key(id)
     }
 
-    /// Adds a row's document.
+    /// Adds a row's document. A value that can't be written is kept as the row's own trouble: the other rows go on.
     ///
     /// # Errors
     /// The row shows that the query is wrong: no `_id`, one that was not asked for, or twice.
@@ -244,7 +249,11 @@ impl Builder {
         let start = self.body.len();
         self.action(false, &id);
         let document = self.body.len();
-        plan.write(record, &mut self.body).map_err(Defect)?;
+        if let Err(problem) = plan.write(record, &mut self.body) {
+            self.body.truncate(start);
+            self.unwritable.push((entry, problem));
+            return Ok(Room::More);
+        }
         let room = self.close(entry, start, document);
         if room == Room::Full {
             self.seen[entry] = false;
@@ -303,6 +312,11 @@ impl Builder {
         }
         let end = if delete && planted(Bug::UnversionedDeletes) { "}}\n" } else { self.action_end.as_str() };
         self.body.extend_from_slice(end.as_bytes());
+    }
+
+    /// The entries so far whose row holds a value that makes no JSON, with which and why.
+    pub fn unwritable(&self) -> &[(usize, String)] {
+        &self.unwritable
     }
 
     /// NDJSON so far, an action and its document in turn.

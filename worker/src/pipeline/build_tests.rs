@@ -1,4 +1,7 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::json::write_json;
 
 /// A row of texts that are JSON already.
 struct Row<'a>(&'a [&'a str]);
@@ -85,6 +88,34 @@ fn a_query_that_gives_wrong_rows_is_refused() {
     assert!(refused(builder.push(&plan, &Row(&["1", "1"]))).contains("more than one row"));
 }
 
+/// A row whose second column makes no JSON, after some of it was written.
+struct Spoiled;
+
+impl Record for Spoiled {
+    fn write_column(&self, _column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        out.extend_from_slice(b"{\n");
+        Err("the column \"a\" is no JSON".to_owned())
+    }
+
+    fn id(&self, _column: usize) -> Result<Option<Id>, String> {
+        Ok(Some(Id::Int(2)))
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_written_is_the_trouble_of_its_row() {
+    let plan = DocumentPlan::new(&["_id", "a"]).expect("a plan");
+    let mut builder = builder(&[1, 2, 3], 10_000);
+    assert_eq!(builder.push(&plan, &Row(&["1", "1"])), Ok(Room::More));
+    let before = builder.body.clone();
+    assert_eq!(builder.push(&plan, &Spoiled), Ok(Room::More));
+    assert_eq!(builder.body, before);
+    assert_eq!(builder.push(&plan, &Row(&["3", "1"])), Ok(Room::More));
+    assert_eq!(builder.unwritable, [(1, "the column \"a\" is no JSON".to_owned())]);
+    assert_eq!(builder.actions, [Action { entry: 0, delete: false }, Action { entry: 2, delete: false }]);
+    assert_eq!(builder.seen, [true, true, true], "it is not gone, so it is not deleted");
+}
+
 #[test]
 fn a_full_request_leaves_the_rest_unread_and_a_huge_document_out() {
     let plan = DocumentPlan::new(&["_id", "a"]).expect("a plan");
@@ -99,4 +130,79 @@ fn a_full_request_leaves_the_rest_unread_and_a_huge_document_out() {
     assert_eq!(builder.seen, [true, true, false]);
     assert_eq!(builder.actions, [Action { entry: 1, delete: false }]);
     assert!(builder.full);
+}
+
+/// A row of a text key: a text, a JSON as the database gives it, and a text that looks like NDJSON.
+struct Hostile<'a> {
+    id: &'a str,
+    text: &'a str,
+    json: &'a str,
+}
+
+impl Record for Hostile<'_> {
+    fn write_column(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        match column {
+            1 => write_json_string(self.text, out),
+            _ => write_json(self.json, out),
+        }
+        Ok(())
+    }
+
+    fn id(&self, _column: usize) -> Result<Option<Id>, String> {
+        Ok(Some(Id::from(self.id)))
+    }
+}
+
+/// Texts that would like to be more than texts.
+fn any_text() -> impl Strategy<Value = String> {
+    let action = "[\"'\\\\{}\n\r\t ]{0,4}(\n\\{\"delete\":\\{\"_id\":\"2\"\\}\\}\n)?[\u{2028}\u{2029}\u{85}\u{202e}\u{0}a😀]{0,6}";
+    prop_oneof![any::<String>(), action]
+}
+
+/// JSON with line breaks wherever they may stand.
+fn any_json() -> impl Strategy<Value = String> {
+    let breaks = "[\n\r\t ]{0,3}";
+    (breaks, any_text(), breaks, any::<i64>()).prop_map(|(before, text, after, number)| {
+        let text = serde_json::to_string(&text).expect("a text");
+        format!("{before}{{{after}{text}{before}:{after}[{number},{before}{text}{after}]}}{before}")
+    })
+}
+
+proptest! {
+    /// Two lines for a document, one for a delete, each of them JSON, whatever the ids and the values are.
+    #[test]
+    fn no_value_and_no_id_becomes_an_action(
+        rows in prop::collection::btree_map(any_text(), (any_text(), any_json(), any::<bool>()), 1..12),
+        column in any_text(),
+    ) {
+        let column = column.replace(['.', '_'], "");
+        prop_assume!(!column.is_empty() && column != "data");
+        let plan = DocumentPlan::new(&["_id", &column, "data"]).expect("a plan");
+        let ids: Vec<Id> = rows.keys().map(|id| Id::from(id.as_str())).collect();
+        let mut builder = Builder::new(&ids, version(), usize::MAX);
+        let mut expected = Vec::new();
+        for (entry, (id, (text, json, delete))) in rows.iter().enumerate() {
+            if *delete {
+                builder.delete(entry, &ids[entry]);
+            } else {
+                prop_assert_eq!(builder.push(&plan, &Hostile { id, text, json }), Ok(Room::More));
+            }
+            expected.push((id, text, *delete));
+        }
+        let (body, actions, _) = builder.finish();
+        prop_assert_eq!(actions.len(), rows.len());
+        prop_assert_eq!(body.last(), Some(&b'\n'));
+        let mut lines = body[..body.len() - 1].split(|byte| *byte == b'\n');
+        for (id, text, delete) in expected {
+            let mut line = || serde_json::from_slice::<serde_json::Value>(lines.next().unwrap_or_default());
+            let action = line().expect("an action");
+            let kind = if delete { "delete" } else { "index" };
+            prop_assert_eq!(action[kind]["_id"].as_str(), Some(id.as_str()));
+            if !delete {
+                let document = line().expect("a document");
+                prop_assert_eq!(document[&column].as_str(), Some(text.as_str()));
+            }
+        }
+        prop_assert!(lines.next().is_none());
+    }
 }

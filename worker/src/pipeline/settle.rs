@@ -79,6 +79,15 @@ pub async fn settle(outcome: Outcome) -> Rest {
         let letter = letter(&job, &built.batch.entries[*place]).because("too_large", error);
         decisions[*place] = Some(Decision::Dead(letter));
     }
+    let (rows, unwritable) = (built.batch.entries.len(), built.unwritable.len());
+    for (place, problem) in &built.unwritable {
+        decisions[*place] = Some(if rows >= BATCH_THAT_JUDGES_A_JOB && unwritable * 2 > rows {
+            let mend = "mend document.sql, or what mapping.json says of that field";
+            Decision::Again(Fault::Job(format!("{unwritable} of {rows} rows make no document: {problem}; {mend}")))
+        } else {
+            Decision::Dead(letter(&job, &built.batch.entries[*place]).because("unwritable", problem))
+        });
+    }
     for place in &built.unread {
         decisions[*place] = Some(Decision::Unread);
     }

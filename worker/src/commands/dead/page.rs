@@ -57,12 +57,18 @@ pub(super) fn letter(letter: &Letter) -> String {
     if found.replaying {
         table.row(["replay", "begun: the next `pinion dead replay` takes it again"]);
     }
-    let message = match letter.message().map(String::from_utf8) {
+    let message = match found.message().map(String::from_utf8) {
         Some(Ok(text)) => text,
         Some(Err(bytes)) => format!("{} bytes that are no text, in base64: {}", bytes.as_bytes().len(), found.message),
         None => format!("unreadable: {}", found.message),
     };
-    format!("{}\nmessage\n{message}\n", table.lines(0))
+    let cut = if found.is_cut() {
+        let kept = found.message().map_or(0, |kept| kept.len() as u64);
+        format!(", the first {} of {} bytes", thousands(kept), thousands(found.message_bytes))
+    } else {
+        String::new()
+    };
+    format!("{}\nmessage{cut}\n{message}\n", table.lines(0))
 }
 
 pub(super) fn replayed(replayed: &Replayed) -> String {
@@ -123,9 +129,12 @@ mod tests {
     #[test]
     fn a_letter_is_shown_whole() {
         insta::assert_snapshot!(letter(&a_letter()));
-        let no_text = DeadLetter { id: None, message: "//4=".to_owned(), ..a_letter().letter };
+        let no_text = DeadLetter { id: None, message: "//4=".to_owned(), message_bytes: 2, ..a_letter().letter };
         let no_text = letter(&Letter { key: "orders/message-1".to_owned(), letter: no_text });
         assert!(no_text.ends_with("message\n2 bytes that are no text, in base64: //4=\n"), "{no_text}");
+        let cut = DeadLetter { message: "YWJj".to_owned(), message_bytes: 100_000, ..a_letter().letter };
+        let cut = self::letter(&Letter { key: "orders/message-2".to_owned(), letter: cut });
+        assert!(cut.ends_with("\nmessage, the first 3 of 100,000 bytes\nabc\n"), "{cut}");
     }
 
     #[test]

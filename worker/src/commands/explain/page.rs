@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::super::output::{Table, ago, shortened};
+use super::super::shown;
 use crate::operations::explain::difference::Difference;
 use crate::operations::explain::{Age, Explanation, VersionParts};
 
@@ -14,7 +15,7 @@ const ERROR_WIDTH: usize = 300;
 
 pub(super) fn page(explanation: &Explanation, now_ms: u64) -> String {
     let Explanation { job, id, source, index, differences, dead_letter, .. } = explanation;
-    let mut text = format!("{job} {id}: {}\n\n", verdict(explanation));
+    let mut text = format!("{job} {}: {}\n\n", shown::word(id), verdict(explanation));
     let mut table = Table::new(&[]);
     table.row(["source", &source.source, &version(&source.version), "what a read gives now"]);
     let behind = index.index.as_deref().unwrap_or("unknown");
@@ -26,7 +27,7 @@ pub(super) fn page(explanation: &Explanation, now_ms: u64) -> String {
     if let Some(dead) = dead_letter {
         let (reason, last) = (&dead.letter.reason, ago(now_ms, dead.letter.last_at));
         let error = shortened(&dead.letter.error, ERROR_WIDTH);
-        text.push_str(&format!("dead letter {}: {reason}, {last}: {error}\n", dead.key));
+        text.push_str(&format!("dead letter {}: {reason}, {last}: {error}\n", shown::word(&dead.key)));
     }
     if !differences.is_empty() {
         text.push_str(&format!("\n{}", differences_table(differences)));
@@ -49,7 +50,7 @@ fn verdict(explanation: &Explanation) -> String {
         Some(dead) => {
             format!("mend the cause, then `pinion dead replay --job {job} --id {}--yes`", argument(&dead.letter.id))
         }
-        None => format!("if no job for it is on its way, `pinion enqueue {job} {id}` sends one"),
+        None => format!("if no job for it is on its way, `pinion enqueue {job} {}` sends one", positional(id)),
     };
     match (&source.document, &index.document) {
         (Some(_), Some(_)) if differences.is_empty() => "the index is true to the source".to_owned(),
@@ -65,7 +66,13 @@ fn verdict(explanation: &Explanation) -> String {
 }
 
 fn argument(id: &Option<String>) -> String {
-    id.as_ref().map(|id| format!("{id} ")).unwrap_or_default()
+    id.as_ref().map(|id| format!("{} ", shown::argument(id))).unwrap_or_default()
+}
+
+/// An id as an argument that is no option; negative numbers are known to be none.
+fn positional(id: &str) -> String {
+    let looks_like_an_option = id.starts_with('-') && id.parse::<i64>().is_err();
+    format!("{}{}", if looks_like_an_option { "-- " } else { "" }, shown::argument(id))
 }
 
 fn version(version: &VersionParts) -> String {

@@ -7,11 +7,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use pinion_client::{PublishError, Publisher};
-use pinion_schemas::{From, StateIndex};
+use pinion_schemas::{From, Job, KeyType, StateIndex};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,7 +17,7 @@ use super::Filter;
 use super::pages::Pages;
 use crate::broker::publisher_config;
 use crate::clock::now_ms;
-use crate::dead_letter::DeadLetter;
+use crate::dead_letter::{DeadLetter, MESSAGE_KEPT_BYTES_MAX};
 use crate::operations::Context;
 use crate::operations::state::{Document, Item, State};
 use crate::pipeline::source::envelope;
@@ -132,14 +130,14 @@ impl Replayer<'_> {
         if self.context.job(&letter.job).is_err() {
             return Err(format!("no job is called {:?}", letter.job));
         }
-        if self.context.definition(&letter.job).is_ok_and(|definition| definition.from == From::Event) {
+        let definition = self.context.definition(&letter.job).ok();
+        if definition.is_some_and(|definition| definition.from == From::Event) {
             return Err(format!(
                 "{} takes no messages (from = \"event\"): its events have to be read again",
                 letter.job
             ));
         }
-        let message =
-            STANDARD.decode(&letter.message).map_err(|_| "what is kept of the message can't be read".to_owned())?;
+        let message = message_of(&letter, definition.map(|definition| definition.key))?;
         Ok(Marked { key, job: letter.job, message, seq_no, primary_term })
     }
 
@@ -176,6 +174,18 @@ impl Replayer<'_> {
         }
         Ok(())
     }
+}
+
+/// The message of a letter: as it was received, or a new one of the letter's id where only its beginning is kept.
+fn message_of(letter: &DeadLetter, key: Option<KeyType>) -> Result<Vec<u8>, String> {
+    if !letter.is_cut() {
+        return letter.message().ok_or_else(|| "what is kept of the message can't be read".to_owned());
+    }
+    let id = letter.id.as_ref().and_then(|id| key?.id_from_text(id).ok());
+    let rebuilt = id.and_then(|id| Job::new(&letter.job, id).to_bytes().ok());
+    rebuilt.ok_or_else(|| {
+        format!("only the first {MESSAGE_KEPT_BYTES_MAX} bytes of the message are kept: enqueue its ids, or let its sender send it again")
+    })
 }
 
 impl Replayed {
@@ -250,4 +260,24 @@ async fn bulk(state: &State<'_>, action: &str, letters: &[Marked], body: Option<
         letters.len()
     );
     Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_was_cut_is_made_anew_of_its_id() {
+        let large = format!(r#"{{"id":"a\n","job_name":"things","more":"{}"}}"#, "x".repeat(100_000));
+        let letter = |message: &str| DeadLetter::of_message("things", message.as_bytes(), &"w".into());
+        assert_eq!(message_of(&letter("no job"), None), Ok(b"no job".to_vec()), "what is whole goes as it is");
+        let cut = DeadLetter { id: Some("a\n".to_owned()), ..letter(&large) };
+        let rebuilt = message_of(&cut, Some(KeyType::Text)).expect("the id is known");
+        assert_eq!(String::from_utf8_lossy(&rebuilt), r#"{"job_name":"things","id":"a\n"}"#);
+        for (letter, key) in [(cut.clone(), Some(KeyType::Bigint)), (cut, None), (letter(&large), Some(KeyType::Text))]
+        {
+            let why = message_of(&letter, key).expect_err("there is no id of this job");
+            assert!(why.starts_with("only the first 65536 bytes of the message are kept: "), "{why}");
+        }
+    }
 }

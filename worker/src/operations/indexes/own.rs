@@ -35,6 +35,7 @@ fn dead_letters() -> Value {
         "last_at": {"type": "date"},
         "worker": keyword(),
         "message": {"type": "binary"},
+        "message_bytes": {"type": "long"},
         "replaying": {"type": "boolean"},
     })
 }

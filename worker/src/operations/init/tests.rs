@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt as _;
+
 use pinion_schemas::{Severity, load_job};
 
 use super::table::TableColumn;
@@ -86,8 +88,8 @@ fn a_table_becomes_a_job_that_is_good() {
     let folder = folder.path().join("orders");
     std::fs::create_dir(&folder).expect("made");
     for (name, text) in [("job.toml", files.job), ("document.sql", files.document), ("mapping.json", files.mapping)] {
-        write_new(&folder.join(name), &text).expect("written");
-        write_new(&folder.join(name), "other").expect_err("it is there");
+        write_new(&folder.join(name), &text, OPEN_MODE).expect("written");
+        write_new(&folder.join(name), "other", OPEN_MODE).expect_err("it is there");
     }
     let (job, findings) = load_job(&folder);
     assert!(findings.iter().all(|finding| finding.severity < Severity::Error), "{findings:?}");
@@ -114,7 +116,9 @@ fn the_configuration_has_the_addresses_and_is_valid() {
         let text = configuration(&options).expect("a configuration");
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pinion.toml");
-        write_new(&file, &text).expect("written");
+        write_new(&file, &text, SECRET_MODE).expect("written");
+        let mode = std::fs::metadata(&file).expect("written").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "others could read the passwords");
         let config = Config::load(&file).expect("valid");
         assert_eq!(config.schemas, folder.path().join("jobs"));
         let (name, source) = config.sources.first_key_value().expect("a source");

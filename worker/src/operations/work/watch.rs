@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use crate::clock::now_ms;
 use crate::control::Controls;
-use crate::elasticsearch::{Elasticsearch, Method};
+use crate::elasticsearch::{Elasticsearch, Method, segment};
 use crate::error::Fault;
 use crate::generation::Generations;
 use crate::limit::AdaptiveLimit;
@@ -100,7 +100,7 @@ impl Watch {
 
     async fn beat(&self) -> Result<(), Fault> {
         let heartbeat = self.heartbeat();
-        let path = format!("/{}/_doc/{}", self.workers, self.worker);
+        let path = format!("/{}/_doc/{}", self.workers, segment(&self.worker));
         self.elasticsearch.request(Method::Put, &path, Some(&heartbeat)).await?.success().map(|_| ())
     }
 
@@ -128,7 +128,7 @@ impl Watch {
 
 /// Takes the heartbeat away: a worker that ended in order is not a dead one.
 pub(super) async fn sign_off(context: &Context, worker: &str) {
-    let path = format!("/{}/_doc/{worker}", context.state_index(StateIndex::Workers));
+    let path = format!("/{}/_doc/{}", context.state_index(StateIndex::Workers), segment(worker));
     let removed = context.elasticsearch.request(Method::Delete, &path, None);
     if tokio::time::timeout(Duration::from_secs(2), removed).await.is_err() {
         tracing::debug!("heartbeat not removed");
