@@ -1,9 +1,15 @@
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+
+use crate::eventually;
+
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What tests ask of RabbitMQ: raw messages, exact counts, and what only the management API knows.
 #[derive(Clone)]
@@ -68,7 +74,12 @@ impl Rabbit {
     /// Deletes the queues, exchanges and policies of which `ours` says so by their name.
     pub(crate) async fn delete_where(&self, ours: impl Fn(&str) -> bool) -> Result<()> {
         for kind in ["queues", "exchanges", "policies"] {
-            let list = self.management(Method::GET, &format!("/{kind}/%2f"), None).await?;
+            // RabbitMQ answers with 500 when another's queue vanishes while it lists them.
+            let path = format!("/{kind}/%2f");
+            let list = eventually("a list of the broker", LIST_TIMEOUT, async || {
+                Ok(Some(self.management(Method::GET, &path, None).await?))
+            })
+            .await?;
             for entry in list.as_array().context("the management API answers with a list")? {
                 let name = entry["name"].as_str().unwrap_or_default();
                 if ours(name) {

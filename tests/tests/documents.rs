@@ -34,6 +34,21 @@ fn places(map: &str) -> BTreeSet<PathBuf> {
 }
 
 #[test]
+fn the_guarantees_name_tests_that_are_there() -> Result<()> {
+    let text = std::fs::read_to_string(top().join("docs/guarantees.md"))?;
+    let named = text.split('`').filter_map(|word| word.split_once("::")).filter(|(file, _)| *file != "file");
+    let mut seen = 0;
+    for (file, test) in named {
+        let path = top().join("tests/tests").join(file).with_extension("rs");
+        let source = std::fs::read_to_string(&path).with_context(|| format!("{file}::{test}"))?;
+        assert!(source.contains(&format!("fn {test}()")), "{file}.rs has no test {test}");
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen} tests are named");
+    Ok(())
+}
+
+#[test]
 fn the_map_matches_the_files() -> Result<()> {
     let text = std::fs::read_to_string(top().join("ARCHITECTURE.md"))?;
     let map = text.split("## What lives where").nth(1).and_then(|rest| rest.split("```").nth(1)).context("the map")?;

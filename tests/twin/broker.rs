@@ -162,9 +162,11 @@ impl State {
             };
             let mut letters = self.documents.letters.values();
             let covered = self.queues.stored().any(covers) || letters.any(|letter| letter.rows.contains(key));
+            if covered {
+                continue;
+            }
             match self.shows(*key, *number) {
                 Ok(()) => self.documents.done(*key, *number),
-                Err(_) if covered => {}
                 Err(_) if self.documents.in_the_window(*key) && self.documents.reached(*key) >= *number => {}
                 Err((kind, text)) => {
                     let text = format!("message {} was acknowledged: {text}", stored.number);

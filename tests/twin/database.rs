@@ -343,8 +343,9 @@ impl Snapshot {
             same.then(|| keys.iter().map(|key| (*key, state.cluster.state(self.server, *key))).collect::<Vec<_>>())
         });
         self.line.trip().await?;
+        let edition = world.with(|state| state.edition);
         let rows = rows.ok_or_else(|| fault("the server went away", true))?;
-        let plan = DocumentPlan::new(&["_id", "number"]).expect("it has an _id");
+        let plan = DocumentPlan::new(&["_id", "number", "edition"]).expect("it has an _id");
         for (key, number) in rows {
             let (worker, position) = (self.line.worker as u64, self.position);
             world.with(|state| {
@@ -353,7 +354,7 @@ impl Snapshot {
                 });
             });
             let Some(number) = number else { continue };
-            let pushed = builder.push(&plan, &Row { key, number }).expect("it was asked for once");
+            let pushed = builder.push(&plan, &Row { key, number, edition }).expect("it was asked for once");
             assert_eq!(pushed, Room::More);
         }
         Ok(())
@@ -375,11 +376,13 @@ pub(crate) fn key_of(id: &Id) -> Option<i64> {
 struct Row {
     key: i64,
     number: u64,
+    edition: u64,
 }
 
 impl Record for Row {
-    fn write_column(&self, _: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        out.extend_from_slice(self.number.to_string().as_bytes());
+    fn write_column(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        let value = if column == 1 { self.number } else { self.edition };
+        out.extend_from_slice(value.to_string().as_bytes());
         Ok(())
     }
 

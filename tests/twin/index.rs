@@ -49,6 +49,7 @@ pub(crate) struct Letter {
 struct Slot {
     version: u64,
     number: Option<u64>,
+    edition: u64,
     deleted_at: Option<Instant>,
 }
 
@@ -56,6 +57,7 @@ struct Slot {
 struct Write {
     key: i64,
     number: Option<u64>,
+    edition: u64,
     version: Option<u64>,
     /// Whether the same version is taken.
     ties: bool,
@@ -65,6 +67,11 @@ impl Documents {
     /// What the document of a row shows.
     pub(crate) fn content(&self, key: i64) -> Option<u64> {
         self.slots.get(&key).and_then(|slot| slot.number)
+    }
+
+    /// The edition of the definition that a document was made by.
+    pub(crate) fn edition(&self, key: i64) -> Option<u64> {
+        self.slots.get(&key).filter(|slot| slot.number.is_some()).map(|slot| slot.edition)
     }
 
     /// The rows that have a document.
@@ -139,7 +146,7 @@ impl State {
     }
 
     fn write(&mut self, write: &Write, worker: usize, gc_deletes: Duration) -> BulkItem {
-        let Write { key, number, version, ties } = *write;
+        let Write { key, number, edition, version, ties } = *write;
         let slot = self.documents.slots.get(&key);
         let slot = slot.filter(|slot| slot.deleted_at.is_none_or(|deleted| deleted.elapsed() < gc_deletes));
         let held = slot.map(|slot| slot.version);
@@ -159,7 +166,7 @@ impl State {
             return refusal(409, "version_conflict_engine_exception", reason);
         }
         let deleted_at = number.is_none().then(Instant::now);
-        self.documents.slots.insert(key, Slot { version, number, deleted_at });
+        self.documents.slots.insert(key, Slot { version, number, edition, deleted_at });
         let deleted =
             || self.cluster.changes(key).iter().rfind(|change| !change.live).map_or(0, |change| change.number);
         let reached = self.documents.reached(key);
@@ -190,10 +197,12 @@ impl State {
 fn read_action(action: &Value, lines: &mut impl Iterator<Item = Value>) -> Write {
     let delete = action.get("delete");
     let about = delete.or_else(|| action.get("index")).expect("an action");
-    let number = delete.is_none().then(|| lines.next().and_then(|document| document["number"].as_u64())).flatten();
+    let document = if delete.is_none() { lines.next() } else { None };
+    let field = |name: &str| document.as_ref().and_then(|document| document[name].as_u64());
     Write {
         key: about["_id"].as_str().and_then(|id| id.parse().ok()).expect("an _id"),
-        number,
+        number: field("number"),
+        edition: field("edition").unwrap_or_default(),
         version: about["version"].as_u64(),
         ties: about["version_type"] != "external",
     }
@@ -215,11 +224,11 @@ pub(crate) struct Connection {
 impl Connection {
     async fn request(&self, name: &str, body: Bytes, actions: usize) -> BulkAnswer {
         let line = &self.line;
-        line.trip().await.map_err(|_| away("connection reset"))?;
+        line.trip_to_index().await.map_err(|_| away("connection reset"))?;
         let world = line.world.clone();
         let pushback = world.plan.pushback_percent;
         if world.happens(pushback) {
-            line.trip().await.map_err(|_| away("connection reset"))?;
+            line.trip_to_index().await.map_err(|_| away("connection reset"))?;
             let reason = "429 Too Many Requests".to_owned();
             return Err(Fault::Again { service: Service::Elasticsearch, reason });
         }
@@ -241,17 +250,17 @@ impl Connection {
         let answer = tokio::time::timeout(BULK_TIMEOUT, answered).await;
         line.live().await;
         let answer = answer.map_err(|_| away("no answer in time"))?.map_err(|_| away("no answer"))?;
-        line.trip().await.map_err(|_| away("connection reset"))?;
+        line.trip_to_index().await.map_err(|_| away("connection reset"))?;
         assert!(answer.as_ref().map_or(true, |items| items.len() == actions));
         answer
     }
 
     async fn asked<T>(&self, answer: impl FnOnce(&mut Documents) -> T) -> Result<T, Fault> {
-        self.line.trip().await.map_err(|_| away("connection reset"))?;
+        self.line.trip_to_index().await.map_err(|_| away("connection reset"))?;
         let given = self.line.world.with(|state| {
             if state.documents.away { Err(away("connection refused")) } else { Ok(answer(&mut state.documents)) }
         })?;
-        self.line.trip().await.map_err(|_| away("connection reset"))?;
+        self.line.trip_to_index().await.map_err(|_| away("connection reset"))?;
         Ok(given)
     }
 }

@@ -93,7 +93,9 @@ fn no_seed_ends_in_a_violation() {
     if let Some((seed, _)) = found {
         panic!("{}", told(seed));
     }
-    for what in ["commit", "kill -9", "SIGTERM", "failover", "tamper", "index back", "broker back", "dead letter"] {
+    for what in
+        ["commit", "kill -9", "SIGTERM", "failover", "tamper", "index back", "broker back", "parted", "dead letter"]
+    {
         assert!(counts.get(what).is_some_and(|count| *count > 0), "no {what} in {count} seeds");
     }
 }

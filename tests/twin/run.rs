@@ -16,6 +16,8 @@ use crate::world::{State, World};
 
 /// When nothing happens any more, everything is done within this; the longest rung of the ladder of retries is ten minutes.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// How far a version may be ahead of the log, if somebody else wrote it.
+const TAMPERED_MAX: i64 = 2000;
 
 /// What came of a seed.
 pub(crate) struct Outcome {
@@ -41,6 +43,8 @@ pub(crate) fn play(seed: u64, shown: bool) -> Outcome {
         }
         live(&world).await;
         world.with(|state| {
+            // Lines hold the world, which holds them.
+            state.lines.clear();
             let violation = state.history.violation.clone();
             let key = violation.as_ref().and_then(|violation| violation.key);
             Outcome {
@@ -73,6 +77,25 @@ async fn live(world: &Arc<World>) {
         state.healed = true;
         state.history.note("healed", None, &[], String::new);
     });
+    quiet(world, true).await;
+    let plan = &world.plan;
+    world.with(|state| state.judge(plan.keys, plan.poison));
+    // The log passes what somebody has tampered with, and then stands still: the definition is changed, and all rows are read
+    // again at a position at which they were read before.
+    world.with(|state| state.cluster.emit(TAMPERED_MAX * 2));
+    for edition in [1, 2] {
+        world.with(|state| {
+            state.edition = edition;
+            state.history.note("edition", None, &[edition], || edition.to_string());
+        });
+        shop::enqueue_all(world);
+        quiet(world, false).await;
+    }
+    world.with(|state| state.judge(plan.keys, plan.poison));
+}
+
+/// Waits until nothing is under way any more; `others_write`: the log goes on meanwhile.
+async fn quiet(world: &Arc<World>, others_write: bool) {
     let deadline = Instant::now() + PATIENCE;
     while !world.with(|state| state.is_quiet()) && world.with(|state| state.history.violation.is_none()) {
         if Instant::now() > deadline {
@@ -81,12 +104,11 @@ async fn live(world: &Arc<World>) {
                 state.history.violated(Kind::Stuck, None, text);
             });
         }
-        // Others go on writing to the log: it passes the versions that somebody has tampered with.
-        world.with(|state| state.cluster.emit(64));
+        if others_write {
+            world.with(|state| state.cluster.emit(64));
+        }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let plan = &world.plan;
-    world.with(|state| state.judge(plan.keys, plan.poison));
 }
 
 impl State {
@@ -108,13 +130,16 @@ impl State {
         for key in (1..=keys).filter(|key| Some(*key) != poison) {
             let (row, shown) = (self.cluster.row(key), self.documents.content(key));
             let kind = match (row, shown) {
-                (row, shown) if row == shown => continue,
+                (row, shown) if row == shown && self.documents.edition(key).is_none_or(|of| of == self.edition) => {
+                    continue;
+                }
                 (Some(_), None) => Kind::Lost,
                 (None, Some(_)) => Kind::Resurrected,
-                (Some(row), Some(shown)) if shown < row => Kind::Stale,
+                (Some(row), Some(shown)) if shown <= row => Kind::Stale,
                 _ => Kind::Extra,
             };
-            let text = format!("in the end the row is {row:?} and the document {shown:?}");
+            let edition = self.documents.edition(key);
+            let text = format!("in the end the row is {row:?} and the document {shown:?} of edition {edition:?}");
             self.history.violated(kind, Some(key), text);
         }
     }
@@ -142,7 +167,7 @@ async fn mischief(world: Arc<World>, until: Instant) {
         if Instant::now() > until {
             break;
         }
-        let kind = world.with(|state| state.dice.of(1..=9));
+        let kind = world.with(|state| state.dice.of(1..=10));
         strike(&world, kind).await;
     }
     if world.plan.failovers && world.plan.replicas > 0 {
@@ -153,12 +178,20 @@ async fn mischief(world: Arc<World>, until: Instant) {
 async fn strike(world: &Arc<World>, kind: i64) {
     let told = |what: &'static str| world.with(|state| state.history.note(what, None, &[], String::new));
     match kind {
-        1 | 2 => world.with(|state| {
-            if !state.lines.is_empty() {
-                let chosen = state.dice.of(0..=state.lines.len() as i64 - 1);
-                let line = &state.lines[usize::try_from(chosen).unwrap_or_default()];
-                state.history.note("kill -9", None, &[], || format!("worker {}", line.worker));
+        1 | 2 | 10 => world.with(|state| {
+            if state.lines.is_empty() {
+                return;
+            }
+            let chosen = state.dice.of(0..=state.lines.len() as i64 - 1);
+            let part_ms = state.dice.of(1000..=60_000).unsigned_abs();
+            let line = &state.lines[usize::try_from(chosen).unwrap_or_default()];
+            let worker = line.worker;
+            if kind == 10 {
+                line.part(Duration::from_millis(part_ms));
+                state.history.note("parted", None, &[], || format!("worker {worker} from the index for {part_ms} ms"));
+            } else {
                 line.kill();
+                state.history.note("kill -9", None, &[], || format!("worker {worker}"));
             }
         }),
         3 => world.with(|state| {
@@ -206,7 +239,7 @@ async fn strike(world: &Arc<World>, kind: i64) {
         }),
         9 if world.plan.tampering => world.with(|state| {
             let key = state.dice.of(1..=world.plan.keys);
-            let ahead = state.dice.of(1..=2000).unsigned_abs();
+            let ahead = state.dice.of(1..=TAMPERED_MAX).unsigned_abs();
             if let Some(version) = state.documents.version(key) {
                 state.documents.tamper(key, version + ahead);
                 state.history.note("tamper", Some(key), &[ahead], || format!("its version rises by {ahead}"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pinion_tests::Dice;
 use pinion_worker::shutdown::Shutdown;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::Queues;
 use crate::database::Cluster;
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) hooks_under_way: u64,
     /// The running workers.
     pub(crate) lines: Vec<Line>,
+    /// What the rows' query gives besides: an operator changes the definition in the end.
+    pub(crate) edition: u64,
     /// How to end each worker in good order.
     pub(crate) shutdowns: Vec<Shutdown>,
 }
@@ -55,6 +58,7 @@ impl World {
             healed: false,
             hooks_under_way: 0,
             lines: Vec::new(),
+            edition: 1,
             shutdowns: Vec::new(),
         };
         Arc::new(Self { plan, state: Mutex::new(state) })
@@ -102,6 +106,8 @@ pub(crate) struct Line {
     pub(crate) world: Arc<World>,
     pub(crate) worker: usize,
     alive: watch::Sender<bool>,
+    /// No way leads to the index until then.
+    parted_until: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A connection was cut.
@@ -109,7 +115,19 @@ pub(crate) struct Cut;
 
 impl Line {
     pub(crate) fn new(world: &Arc<World>, worker: usize) -> Self {
-        Self { world: world.clone(), worker, alive: watch::Sender::new(true) }
+        Self { world: world.clone(), worker, alive: watch::Sender::new(true), parted_until: Arc::default() }
+    }
+
+    /// Parts the worker from the index for a while.
+    pub(crate) fn part(&self, pause: Duration) {
+        *self.parted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+    }
+
+    /// The way of a request to the index, or of its answer.
+    pub(crate) async fn trip_to_index(&self) -> Result<(), Cut> {
+        self.trip().await?;
+        let parted_until = *self.parted_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if parted_until.is_some_and(|until| until > Instant::now()) { Err(Cut) } else { Ok(()) }
     }
 
     /// Kills the worker.

@@ -11,7 +11,8 @@ use super::Tally;
 use pinion_tests::Dice;
 
 const WORKERS_MAX: usize = 4;
-const REWIND_TIMEOUT: Duration = Duration::from_secs(180);
+/// The broker is restarted meanwhile, and each try may find it away.
+const REWIND_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The workers, of which some are ended every few seconds.
 pub(super) struct Workers<'a> {
