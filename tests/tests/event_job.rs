@@ -135,6 +135,17 @@ impl Rows {
         .await
     }
 
+    /// Waits until nothing is behind, by what `pinion offsets` says.
+    async fn caught_up(&self, offsets: &[&str]) -> Result<()> {
+        eventually("all events to be done", TIMEOUT, async || {
+            let shown = self.pinion.command(offsets).await?.ok()?.json()?;
+            let partition = &shown["partitions"][0];
+            ensure!(partition["lag"] == 0 && partition["end"].as_i64() > Some(0), "{shown}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// Waits until the job from events is in a state; gives what it says.
     async fn state(&self, state: &str) -> Result<Value> {
         eventually(&format!("the job to be {state}"), TIMEOUT, async || {
@@ -218,6 +229,14 @@ async fn snapshots_restarts_and_killed_workers_leave_the_newest() -> Result<()> 
     rows.execute("INSERT INTO rows (id, i4) VALUES (3, 3); UPDATE rows SET i4 = 4 WHERE id = 3").await?;
     rows.equal(281).await?;
     assert_eq!(dead_letters(&rows.namespace).await?, Vec::<Value>::new());
+
+    // All of it once more: the group is the job's own.
+    let offsets = ["offsets", "--job", "told", "--json"];
+    rows.caught_up(&offsets).await?;
+    let rewound = rows.pinion.command(&[&offsets[..], &["--from-start", "--yes"]].concat()).await?.ok()?.json()?;
+    assert_eq!((&rewound["moves"][0]["to"], &rewound["workers_paused"]), (&json!(0), &json!(true)), "{rewound}");
+    rows.caught_up(&offsets).await?;
+    rows.equal(281).await?;
     rows.finish().await
 }
 

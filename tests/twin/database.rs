@@ -231,10 +231,11 @@ impl From<Cut> for Fault {
 
 impl Connections {
     async fn ask(&self) -> Result<Position, Fault> {
+        let asked_at = Instant::now();
         self.line.trip().await?;
         let (identity, at) = self.line.world.with(|state| (state.cluster.identity, state.cluster.lsn));
         self.line.trip().await?;
-        Ok(Position { identity, at, text: "".into() })
+        Ok(Position { identity, at, text: "".into(), asked_at })
     }
 
     /// As `postgres.rs` does it: a replica that shows the fence, or else the primary, after a record of its own.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use pinion_schemas::JobDefinition;
 
 use self::sort::{Sorter, Step};
 use self::write::Writer;
@@ -34,6 +35,20 @@ use crate::status::JobState;
 const ROUND: usize = 1000;
 /// How often what is done is told to Kafka while no events come.
 const STORE_EVERY: Duration = Duration::from_millis(500);
+
+/// What a job from events follows: the brokers with its own consumer group, and its table's topic.
+///
+/// # Errors
+/// The job does not watch one table by its key.
+pub fn followed(
+    kafka: &config::Kafka,
+    topic_prefix: &str,
+    definition: &JobDefinition,
+) -> Result<(config::Kafka, String), String> {
+    let (table, _) = definition.event_table().ok_or("from = \"event\" needs one [[watch]] with `key`")?;
+    let kafka = config::Kafka { group: format!("{}.{}", kafka.group, definition.name), ..kafka.clone() };
+    Ok((kafka, format!("{topic_prefix}.{table}")))
+}
 
 /// A job from events, in one worker.
 pub struct EventJob {
@@ -95,10 +110,9 @@ impl EventJob {
         surroundings: &Surroundings,
         tell: &(impl Fn(JobState, Option<String>) + Sync),
     ) -> Result<(), String> {
-        let (table, _) = self.job.definition.event_table().ok_or("from = \"event\" needs one [[watch]] with `key`")?;
         let kafka = self.kafka.as_ref().ok_or("from = \"event\" needs the change feed: [kafka] is missing")?;
-        let kafka = config::Kafka { group: format!("{}.{}", kafka.group, self.job.name()), ..kafka.clone() };
-        let topics = [format!("{}.{table}", self.topic_prefix)];
+        let (kafka, topic) = followed(kafka, &self.topic_prefix, &self.job.definition)?;
+        let topics = [topic];
         let registry = kafka.registry.as_ref().map(Registry::new).transpose()?;
         let events = Leaving(Some(Events::join(&kafka, &topics, &self.job.settings.worker)?));
         tokio::select! {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pinion_schemas::Version;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::{Fault, Service};
 use crate::ports::{Identity, Index, Position};
@@ -40,6 +41,9 @@ struct Known {
     /// `seen` as it was when the mark was last kept. What is kept is that old, because answers
     /// overtake each other: a position asked just before `seen` may be looked at just after it.
     seen_before: u64,
+    /// The kept generation that a primary on another history was held against, and when it was read. An answer may be older than
+    /// what is kept, so only a primary that is asked after it raises the generation.
+    doubted: Option<(u16, Instant)>,
 }
 
 impl Generations {
@@ -62,7 +66,11 @@ impl Generations {
         loop {
             let (state, expected) = match self.load().await? {
                 Some((state, _)) if state.identity == position.identity => (state, None),
-                Some((state, seq_no)) => (self.raised(state, position)?, Some(Some(seq_no))),
+                Some((state, seq_no)) => {
+                    let raised = self.raised(&state, position)?;
+                    self.confirm(&state, position)?;
+                    (raised, Some(Some(seq_no)))
+                }
                 None => (SourceState::first(position), Some(None)),
             };
             if let Some(expected) = expected {
@@ -139,7 +147,22 @@ impl Generations {
         Ok(Some(generation))
     }
 
-    fn raised(&self, state: SourceState, position: &Position) -> Result<SourceState, Fault> {
+    /// Whether the primary was asked after the kept state was read.
+    fn confirm(&self, state: &SourceState, position: &Position) -> Result<(), Fault> {
+        let mut known = self.lock();
+        if known.doubted.is_some_and(|(generation, since)| generation == state.generation && position.asked_at >= since)
+        {
+            return Ok(());
+        }
+        known.doubted = Some((state.generation, Instant::now()));
+        let reason = format!(
+            "the primary is on {}, generation {} is on {}: it is asked again",
+            position.identity, state.generation, state.identity
+        );
+        Err(Fault::Again { service: Service::Source(self.source.clone()), reason })
+    }
+
+    fn raised(&self, state: &SourceState, position: &Position) -> Result<SourceState, Fault> {
         if state.earlier.contains(&position.identity) {
             return Err(self.refusal(&format!(
                 "the primary of the configuration is on {}, but generation {} is on {}: it was failed over from; \
@@ -147,7 +170,7 @@ impl Generations {
                 position.identity, state.generation, state.identity, self.source
             )));
         }
-        Ok(state.raised(position))
+        Ok(state.clone().raised(position))
     }
 
     fn refusal(&self, reason: &str) -> Fault {

@@ -42,7 +42,7 @@ impl Index for Memory {
 }
 
 fn position(timeline: u32, at: u64) -> Position {
-    Position { identity: Identity { system: 7, timeline }, at, text: "".into() }
+    Position { identity: Identity { system: 7, timeline }, at, text: "".into(), asked_at: tokio::time::Instant::now() }
 }
 
 fn worker(memory: &Arc<Memory>) -> Generations {
@@ -55,12 +55,28 @@ async fn a_failover_raises_the_generation_for_all_workers() {
     let (left, right) = (worker(&memory), worker(&memory));
     assert_eq!(left.of(&position(1, 100)).await.expect("known"), 1);
     assert_eq!(right.of(&position(1, 90)).await.expect("known"), 1);
+    let doubted = left.of(&position(2, 50)).await.expect_err("asked again first");
+    assert!(matches!(doubted, Fault::Again { .. }), "{doubted}");
     assert_eq!(left.of(&position(2, 50)).await.expect("raised"), 2);
     assert_eq!(right.of(&position(2, 60)).await.expect("raised once"), 2);
     let old = right.of(&position(1, 200)).await.expect_err("failed over from");
     assert!(old.to_string().contains("was failed over from"), "{old}");
     let before = left.version(1, 1 << 40).expect("a version");
     assert!(left.version(2, 50).expect("a version") > before);
+}
+
+/// Two failovers within one question: the answer of the primary in between comes last.
+#[tokio::test]
+async fn an_answer_that_is_older_than_what_is_kept_raises_nothing() {
+    let memory = Arc::new(Memory::default());
+    let (left, right) = (worker(&memory), worker(&memory));
+    let late = position(2, 500);
+    assert_eq!(left.of(&position(3, 100)).await.expect("the first"), 1);
+    for _ in 0..3 {
+        let refused = right.of(&late).await.expect_err("older than what is kept");
+        assert!(matches!(refused, Fault::Again { .. }), "{refused}");
+    }
+    assert_eq!(right.of(&position(3, 110)).await.expect("the present one"), 1);
 }
 
 /// A worker that goes on meanwhile remembers the generation before.

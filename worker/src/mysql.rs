@@ -130,6 +130,7 @@ impl Mysql {
                  CAST(@@global.server_id AS CHAR), CAST(@@global.read_only AS CHAR)"
             }
         };
+        let asked_at = tokio::time::Instant::now();
         let asked = sqlx::query_as::<_, (String, String, String, String)>(question).fetch_one(&self.primary.pool);
         let (text, uuid, server, read_only) = match tokio::time::timeout(QUESTION_TIMEOUT, asked).await {
             Ok(Ok(row)) => row,
@@ -153,7 +154,7 @@ impl Mysql {
         let at = at.map_err(|problem| self.away(&format!("{name}: {problem}")))?;
         // The uuid goes with a set: only its transactions can be new on a replica.
         let text = if uuid.is_empty() { text } else { format!("{uuid}/{}", text.replace('\n', "")) };
-        Ok(Position { identity: Identity { system, timeline }, at, text: text.into() })
+        Ok(Position { identity: Identity { system, timeline }, at, text: text.into(), asked_at })
     }
 
     fn away(&self, reason: &str) -> Fault {

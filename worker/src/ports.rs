@@ -46,6 +46,8 @@ pub struct Position {
     pub at: u64,
     /// As the server writes it: an LSN, a GTID, a set of GTIDs.
     pub text: Arc<str>,
+    /// When the primary was asked: it was there then, or later.
+    pub asked_at: Instant,
 }
 
 /// A transaction that a change event names.

@@ -116,6 +116,7 @@ impl Postgres {
             "SELECT at::text, ('x' || left(pg_walfile_name(at), 8))::bit(32)::int8, system_identifier \
              FROM (SELECT {at} AS at) AS position, pg_control_system()"
         );
+        let asked_at = tokio::time::Instant::now();
         let asked = sqlx::query(AssertSqlSafe(question)).fetch_one(&self.primary.pool);
         let row = match tokio::time::timeout(QUESTION_TIMEOUT, asked).await {
             Ok(Ok(row)) => row,
@@ -128,7 +129,7 @@ impl Postgres {
             timeline: u32::try_from(row.try_get::<i64, _>(1).map_err(unreadable)?).unwrap_or_default(),
         };
         let text: String = row.try_get(0).map_err(unreadable)?;
-        Ok(Position { identity, at: self.lsn(&text)?, text: text.into() })
+        Ok(Position { identity, at: self.lsn(&text)?, text: text.into(), asked_at })
     }
 
     fn lsn(&self, text: &str) -> Result<u64, Fault> {

@@ -11,7 +11,7 @@ use super::output::{print, print_json};
 use super::{Failure, Global, since};
 use crate::clock::now_ms;
 use crate::operations::Context;
-use crate::operations::offsets::{Target, offsets, rewind, would_rewind};
+use crate::operations::offsets::{Target, Which, offsets, rewind, would_rewind};
 
 pub(super) use self::page::oldest;
 
@@ -27,6 +27,7 @@ Examples:
   pinion offsets --rewind-to 2h --yes             lets them come again
   pinion offsets --rewind-to 2025-11-21T13:00:00Z --topic shop.public.orders --yes
   pinion offsets --from-start --yes               all that Kafka still has
+  pinion offsets --job customers_flat             of a job with from = \"event\", which has a consumer group of its own
 
 Events that come again only make documents be read again: nothing goes back to an older state. A time is compared with when
 Kafka got an event, which is after its commit. The feed is only ever moved back: a partition that is not that far yet stays.
@@ -36,6 +37,9 @@ middle, the feed stays paused, and `pinion status` says so: run the command agai
 
 The exit code is 1 if events were removed by Kafka before they were done, or a rewind failed.")]
 pub(crate) struct Offsets {
+    /// Of this job from events, instead of the change feed's.
+    #[arg(long, value_name = "JOB")]
+    job: Option<String>,
     /// Only topics like this one; * stands for any text.
     #[arg(long, value_name = "PATTERN")]
     topic: Option<String>,
@@ -60,7 +64,7 @@ impl Offsets {
         match target {
             Some(target) if self.yes => self.rewind(global, &context, target).await,
             Some(target) => {
-                let moves = would_rewind(&context, self.topic.as_deref(), target).await?;
+                let moves = would_rewind(&context, self.which(), target).await?;
                 let text =
                     if global.json { None } else { Some(page::moves(&moves, "would come again; --yes does it")) };
                 tell(text, &json!({"would_be": "rewound", "moves": moves}))
@@ -73,8 +77,12 @@ impl Offsets {
         }
     }
 
+    fn which(&self) -> Which<'_> {
+        Which { job: self.job.as_deref(), topics: self.topic.as_deref() }
+    }
+
     async fn show(&self, global: &Global, context: &Context) -> Result<(), Failure> {
-        let partitions = offsets(context, self.topic.as_deref(), PEEK_MAX).await?;
+        let partitions = offsets(context, self.which(), PEEK_MAX).await?;
         let text = if global.json { None } else { Some(page::offsets(&partitions, now_ms())) };
         tell(text, &json!({"at": now_ms(), "partitions": partitions}))?;
         let has_lost = partitions.iter().any(|partition| partition.offsets.lost > 0);
@@ -82,7 +90,7 @@ impl Offsets {
     }
 
     async fn rewind(&self, global: &Global, context: &Context, target: Target) -> Result<(), Failure> {
-        let rewound = rewind(context, self.topic.as_deref(), target).await?;
+        let rewound = rewind(context, self.which(), target).await?;
         let text = if global.json { None } else { Some(page::rewound(&rewound)) };
         tell(text, &json!(rewound))?;
         if rewound.late.is_empty() { Ok(()) } else { Err(Failure::Found) }

@@ -13,6 +13,11 @@ impl Config {
         self.sources.iter().map(|(name, source)| (source.topic_prefix.as_deref().unwrap_or(name), name.as_str()))
     }
 
+    /// What the topics of a source begin with.
+    pub fn topic_prefix<'a>(&'a self, source: &'a str) -> &'a str {
+        self.topic_prefixes().find(|(_, name)| *name == source).map_or(source, |(prefix, _)| prefix)
+    }
+
     /// The source that a topic belongs to, its connector's heartbeats included; of prefixes that begin with each other, the
     /// longest counts.
     pub fn source_of(&self, topic: &str) -> Option<&str> {

@@ -51,7 +51,14 @@ fn a_partition_moves_or_is_at_its_end() {
 #[test]
 fn silence_is_only_told_while_the_database_moves() {
     let began = Instant::now();
-    let at = |at| Some(Position { identity: Identity { system: 1, timeline: 1 }, at, text: "".into() });
+    let at = |at| {
+        Some(Position {
+            identity: Identity { system: 1, timeline: 1 },
+            at,
+            text: "".into(),
+            asked_at: tokio::time::Instant::now(),
+        })
+    };
     let mut silence = Silence::new(began);
     let mut hear = |s, heard, position| {
         silence.hear(heard, position, began + Duration::from_secs(s), MAX);

@@ -11,7 +11,12 @@ fn mariadb() -> Mysql {
 /// What a replica at `stands` shows, when the primary with the server id 2 is at `fence`.
 fn shown(stands: &str, fence: &str) -> Result<u64, String> {
     let at = Gtid::parse(fence).expect("a GTID").sequence;
-    let fence = Position { identity: Identity { system: 0, timeline: 2 }, at, text: fence.into() };
+    let fence = Position {
+        identity: Identity { system: 0, timeline: 2 },
+        at,
+        text: fence.into(),
+        asked_at: tokio::time::Instant::now(),
+    };
     mariadb().shown(stands, &fence)
 }
 

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use pinion_schemas::From;
 use serde::Serialize;
 
 use super::Context;
 use super::pause::{LOOK_EVERY, followed, hold, holds, operator};
+use crate::event_job;
 use crate::feed::{self, Attempt, Observer};
 pub use crate::feed::{Move, PartitionOffsets, Target};
 
@@ -16,6 +18,15 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the feed is paused meanwhile.
 const REWINDING: &str = "it is being rewound";
+
+/// Whose offsets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Which<'a> {
+    /// Those of a job from events, which follows its table by itself; none: the change feed's.
+    pub job: Option<&'a str>,
+    /// Only topics like this one; `*` stands for any text.
+    pub topics: Option<&'a str>,
+}
 
 /// A feed's partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,13 +49,13 @@ pub struct Rewound {
     pub late: Vec<String>,
 }
 
-/// How far each partition of the feed is, by topic; `topics` may narrow them down, with `*` for any text. `peek` is how long
+/// How far each partition is, by topic. `peek` is how long
 /// may be waited for the first events that are not done, which tell their age.
 ///
 /// # Errors
 /// No change feed is configured, or the brokers do not answer.
-pub async fn offsets(context: &Context, topics: Option<&str>, peek: Duration) -> anyhow::Result<Vec<FeedPartition>> {
-    let offsets = observer(context, topics)?.offsets(peek).await.map_err(|error| away(context, &error))?;
+pub async fn offsets(context: &Context, which: Which<'_>, peek: Duration) -> anyhow::Result<Vec<FeedPartition>> {
+    let offsets = observer(context, which)?.offsets(peek).await.map_err(|error| away(context, &error))?;
     let partition = |offsets: PartitionOffsets| FeedPartition {
         source: context.config.source_of(&offsets.topic).map(str::to_owned),
         offsets,
@@ -56,8 +67,8 @@ pub async fn offsets(context: &Context, topics: Option<&str>, peek: Duration) ->
 ///
 /// # Errors
 /// No change feed is configured, or the brokers do not answer.
-pub async fn would_rewind(context: &Context, topics: Option<&str>, target: Target) -> anyhow::Result<Vec<Move>> {
-    observer(context, topics)?.moves(target).await.map_err(|error| away(context, &error))
+pub async fn would_rewind(context: &Context, which: Which<'_>, target: Target) -> anyhow::Result<Vec<Move>> {
+    observer(context, which)?.moves(target).await.map_err(|error| away(context, &error))
 }
 
 /// Moves the feed back to `target`. Kafka takes that only while nobody follows the feed: where workers do, they are asked to
@@ -66,8 +77,9 @@ pub async fn would_rewind(context: &Context, topics: Option<&str>, target: Targe
 /// # Errors
 /// No change feed is configured, the brokers or Elasticsearch do not answer, or the group keeps members for longer than
 /// [`PATIENCE`].
-pub async fn rewind(context: &Context, topics: Option<&str>, target: Target) -> anyhow::Result<Rewound> {
-    let observer = observer(context, topics)?;
+pub async fn rewind(context: &Context, which: Which<'_>, target: Target) -> anyhow::Result<Rewound> {
+    let observer = observer(context, which)?;
+    let name = which.job.unwrap_or(feed::NAME);
     let attempt = async || observer.rewind(target).await.map_err(|error| away(context, &error));
     if let Attempt::Moved(moves) = attempt().await? {
         return Ok(Rewound { moves, ..Rewound::default() });
@@ -75,9 +87,9 @@ pub async fn rewind(context: &Context, topics: Option<&str>, target: Target) -> 
     let by = operator();
     let holds = holds(context).await.context("the workers can't be asked to let go of the feed")?;
     // Somebody's pause stays; that of a rewind which was killed does not.
-    let is_paused = holds.iter().any(|hold| hold.job == feed::NAME && hold.reason.as_deref() != Some(REWINDING));
+    let is_paused = holds.iter().any(|hold| hold.job == name && hold.reason.as_deref() != Some(REWINDING));
     if !is_paused {
-        hold(context, feed::NAME, true, &by, Some(REWINDING)).await?;
+        hold(context, name, true, &by, Some(REWINDING)).await?;
     }
     let moved = tokio::select! {
         moved = until_moved(attempt) => moved,
@@ -85,10 +97,10 @@ pub async fn rewind(context: &Context, topics: Option<&str>, target: Target) -> 
     };
     let mut rewound = Rewound { workers_paused: true, ..Rewound::default() };
     if !is_paused {
-        hold(context, feed::NAME, false, &by, None)
+        hold(context, name, false, &by, None)
             .await
-            .with_context(|| format!("the feed is still paused: `pinion resume '{}'`", feed::NAME))?;
-        let followed = followed(context, feed::NAME, false, PATIENCE).await?;
+            .with_context(|| format!("it is still paused: `pinion resume '{name}'`"))?;
+        let followed = followed(context, name, false, PATIENCE).await?;
         rewound.late = followed.late.into_iter().map(|late| late.worker).collect();
     }
     rewound.moves = moved?;
@@ -110,10 +122,21 @@ async fn until_moved(attempt: impl AsyncFn() -> anyhow::Result<Attempt>) -> anyh
     }
 }
 
-fn observer(context: &Context, topics: Option<&str>) -> anyhow::Result<Observer> {
-    let file = context.config.file.display();
-    let kafka = context.config.kafka.as_ref().ok_or_else(|| anyhow!("{file} has no [kafka]: there is no feed"))?;
-    Observer::new(kafka, context.config.feed_topics(), topics).map_err(anyhow::Error::msg)
+fn observer(context: &Context, which: Which<'_>) -> anyhow::Result<Observer> {
+    let config = &context.config;
+    let file = config.file.display();
+    let kafka = config.kafka.as_ref().ok_or_else(|| anyhow!("{file} has no [kafka]: there is no feed"))?;
+    let Some(job) = which.job else {
+        return Observer::new(kafka, config.feed_topics(), which.topics).map_err(anyhow::Error::msg);
+    };
+    let definition = context.definition(job)?;
+    anyhow::ensure!(
+        definition.from == From::Event,
+        "{job} is not a job with from = \"event\": its events are those of the change feed, without --job"
+    );
+    let (kafka, topic) = event_job::followed(kafka, config.topic_prefix(&definition.source), definition)
+        .map_err(|error| anyhow!("{job}: {error}"))?;
+    Observer::new(&kafka, vec![topic], which.topics).map_err(anyhow::Error::msg)
 }
 
 fn away(context: &Context, error: &str) -> anyhow::Error {

@@ -81,10 +81,9 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
 
 fn event_job_of(context: &Context, job: Arc<Job>) -> EventJob {
     let config = &context.config;
-    let prefix = config.topic_prefixes().find(|(_, source)| *source == job.definition.source);
     EventJob {
         kafka: config.kafka.clone(),
-        topic_prefix: prefix.map(|(prefix, _)| prefix.to_owned()).unwrap_or_default(),
+        topic_prefix: config.topic_prefix(&job.definition.source).to_owned(),
         elasticsearch: context.elasticsearch.clone(),
         job,
     }

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn only_a_replica_of_this_primary_has_a_lag() {
         let identity = Identity { system: 7, timeline: 1 };
-        let primary = Position { identity, at: 100, text: "0/64".into() };
+        let primary = Position { identity, at: 100, text: "0/64".into(), asked_at: tokio::time::Instant::now() };
         let standing = |in_recovery, timeline, replayed| Standing {
             in_recovery,
             identity: Identity { system: 7, timeline },

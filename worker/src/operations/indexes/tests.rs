@@ -154,7 +154,8 @@ fn what_pinion_writes_has_fields() {
     let letter = DeadLetter::of_document("orders", &pinion_schemas::Id::Int(1), b"{}", &"worker".into());
     assert_eq!(unmapped(StateIndex::DeadLetters, &json!(letter)), [""; 0]);
     let identity = Identity { system: u64::MAX, timeline: 1 };
-    let mut state = SourceState::first(&Position { identity, at: 1, text: "0/1".into() });
+    let mut state =
+        SourceState::first(&Position { identity, at: 1, text: "0/1".into(), asked_at: tokio::time::Instant::now() });
     state.earlier.push(identity);
     assert_eq!(unmapped(StateIndex::Sources, &json!(state)), [""; 0]);
     let hold = Hold { job: "orders".to_owned(), paused: true, by: "me".to_owned(), reason: None, at: 1 };

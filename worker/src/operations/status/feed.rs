@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Part, part};
 use crate::operations::Context;
-use crate::operations::offsets::{FeedPartition, offsets};
+use crate::operations::offsets::{FeedPartition, Which, offsets};
 
 /// How long may be waited for the oldest events: part of the time that each part has.
 const PEEK_MAX: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ pub struct Feed {
 pub(super) async fn feed(context: &Context) -> Option<Part<Feed>> {
     context.config.kafka.as_ref()?;
     let asked = async {
-        let partitions = offsets(context, None, PEEK_MAX).await?;
+        let partitions = offsets(context, Which::default(), PEEK_MAX).await?;
         Ok(Feed {
             lag: partitions.iter().map(|partition| partition.offsets.lag).sum(),
             oldest_at: partitions.iter().filter_map(|partition| partition.offsets.oldest_at).min(),
