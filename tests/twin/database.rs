@@ -78,10 +78,9 @@ impl Cluster {
         self.log.iter().flat_map(|commit| &commit.changes).filter(|change| change.key == key).copied().collect()
     }
 
-    /// The number, or that of the row's last change before it if a failover has undone it.
-    pub(crate) fn kept(&self, key: i64, number: u64) -> u64 {
-        let kept = self.changes(key).into_iter().map(|change| change.number).filter(|kept| *kept <= number);
-        kept.max().unwrap_or_default()
+    /// Whether the change is in the log: a failover undoes some.
+    pub(crate) fn has(&self, key: i64, number: u64) -> bool {
+        self.changes(key).iter().any(|change| change.number == number)
     }
 
     /// The number of the row's last change whose commit has returned.
@@ -137,9 +136,10 @@ impl Cluster {
     }
 
     /// A replica becomes the primary; what it had not replayed is gone. `restored`: as another system, whose log begins anew.
-    pub(crate) fn fail_over(&mut self, restored: bool) {
-        let Some(promoted) = self.replicas.first() else { return };
-        self.log.truncate(promoted.applied);
+    /// Gives the rows of which changes are gone.
+    pub(crate) fn fail_over(&mut self, restored: bool) -> BTreeSet<i64> {
+        let Some(promoted) = self.replicas.first() else { return BTreeSet::new() };
+        let gone = self.log.split_off(promoted.applied);
         let end = self.log.last().map_or(0, |commit| commit.lsn).max(promoted.replayed);
         if restored {
             self.identity = Identity { system: self.identity.system + 1, timeline: 1 };
@@ -157,6 +157,7 @@ impl Cluster {
         for replica in &mut self.replicas {
             *replica = Replica { applied: self.log.len(), replayed: self.lsn, stands_until: None };
         }
+        gone.iter().flat_map(|commit| &commit.changes).map(|change| change.key).collect()
     }
 
     fn state(&self, server: Server, key: i64) -> Option<u64> {

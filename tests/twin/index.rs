@@ -1,6 +1,6 @@
 //! An index with versions, whose requests are refused, slow, cut, or carried out after they were given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -106,11 +106,10 @@ impl Documents {
         self.slots.retain(|_, slot| slot.number.is_some());
     }
 
-    /// A failover has undone what some rows showed.
-    pub(crate) fn undone(&mut self, kept: impl Fn(i64, u64) -> u64) {
-        for (key, number) in self.done.iter_mut().chain(&mut self.reached) {
-            *number = kept(*key, *number);
-        }
+    /// A failover has undone changes of these rows: what shows them may still come, until an operator enqueues all rows.
+    pub(crate) fn undone(&mut self, rows: &BTreeSet<i64>) {
+        self.done.retain(|key, _| !rows.contains(key));
+        self.reached.retain(|key, _| !rows.contains(key));
     }
 
     /// Somebody else writes a document.

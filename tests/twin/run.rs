@@ -231,9 +231,8 @@ async fn strike(world: &Arc<World>, kind: i64) {
         }
         8 if world.plan.failovers && world.plan.replicas > 0 => world.with(|state| {
             let restored = state.dice.percent(30);
-            state.cluster.fail_over(restored);
-            let State { documents, cluster, .. } = state;
-            documents.undone(|key, number| cluster.kept(key, number));
+            let undone = state.cluster.fail_over(restored);
+            state.documents.undone(&undone);
             let identity = state.cluster.identity;
             state.history.note("failover", None, &[], || identity.to_string());
         }),

@@ -85,7 +85,7 @@ impl State {
     /// Whether the index shows the row as of its change `number`, or later. What a failover has undone need not be shown.
     pub(crate) fn shows(&self, key: i64, number: u64) -> Result<(), (Kind, String)> {
         let changes = self.cluster.changes(key);
-        let number = self.cluster.kept(key, number);
+        let number = if self.cluster.has(key, number) { number } else { 0 };
         match self.documents.content(key) {
             Some(shown) if shown >= number => Ok(()),
             Some(shown) => {
