@@ -23,9 +23,12 @@ use crate::status::{JobState, Statuses};
 /// How often the age of the oldest message is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How often it is asked whether there are suspects: they come after crashes, and are in no hurry.
+/// How often it is asked whether there are suspects, and so the least that the other lanes have: suspects come after crashes, and
+/// are in no hurry.
 const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(5);
-/// And, while they are read, whether there are no more.
+/// The most that suspects have at a time: after crashes there may be thousands, which wait for nothing but their turn.
+const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
+/// How often it is asked, while they are read, whether there are no more.
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
 /// A message is never held longer, whatever the reason.
@@ -56,7 +59,7 @@ enum End {
     Shutdown,
     /// An operator paused the job.
     Paused,
-    /// Suspects wait, and are read alone; or there are none any more.
+    /// Suspects wait, and are read alone; or they have had their time.
     Turn,
     /// The job can't go on.
     Broken(Broken),
@@ -67,7 +70,7 @@ enum End {
 /// Runs `job` until the worker ends.
 pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
     let shutdown = surroundings.shutdown.clone();
-    let mut runner = Runner { job, surroundings, patience: Backoff::for_job(), told: String::new() };
+    let mut runner = Runner { job, surroundings, patience: Backoff::for_job(), was_alone: false, told: String::new() };
     let mut broken = None;
     let mut lost = Backoff::for_server();
     loop {
@@ -111,6 +114,8 @@ struct Runner {
     surroundings: Surroundings,
     /// The pauses between probes, which grow until the job has worked for a while.
     patience: Backoff,
+    /// Whether the suspects had their turn just now.
+    was_alone: bool,
     /// The trouble that was logged last: the same is not logged again and again.
     told: String,
 }
@@ -167,25 +172,31 @@ impl Runner {
         tracing::info!(job = self.job.name(), "the job works again");
     }
 
-    /// Begins to consume: the suspects, as long as there are some, else the other lanes.
-    async fn open(&self) -> Result<(Session, &'static [Lane]), Fault> {
+    /// Begins to consume: the suspects, if there are some and it was not their turn just now, else the other lanes.
+    async fn open(&mut self) -> Result<(Session, &'static [Lane]), Fault> {
         let source = &self.surroundings.source;
-        let lanes = if source.has_suspects(&self.job).await? { Lane::ALONE } else { Lane::OPEN };
-        Ok((source.open(&self.job, lanes).await?, lanes))
+        let alone = !std::mem::take(&mut self.was_alone) && source.has_suspects(&self.job).await?;
+        let lanes = if alone { Lane::ALONE } else { Lane::OPEN };
+        let session = source.open(&self.job, lanes).await?;
+        self.was_alone = alone;
+        Ok((session, lanes))
     }
 
     /// Waits until it is the other lanes' turn. A broker that does not answer ends the session anyway.
     async fn turn(&self, session: &Session, lanes: &[Lane]) {
         let source = &self.surroundings.source;
         if lanes == Lane::OPEN {
-            while !matches!(source.has_suspects(&self.job).await, Ok(true)) {
+            loop {
                 tokio::time::sleep(LOOK_FOR_SUSPECTS).await;
+                if matches!(source.has_suspects(&self.job).await, Ok(true)) {
+                    return;
+                }
             }
-            return;
         }
+        let began = Instant::now();
         // One that is no longer in the queue may not have arrived here yet.
         let mut quiet = 0;
-        while quiet < 2 {
+        while quiet < 2 && began.elapsed() < SUSPECTS_AT_MOST {
             tokio::time::sleep(LOOK_FOR_MORE).await;
             let none = session.is_settled() && matches!(source.has_suspects(&self.job).await, Ok(false));
             quiet = if none { quiet + 1 } else { 0 };
