@@ -71,18 +71,18 @@ impl LateRead {
 async fn a_deleted_document_does_not_come_back_for_good() -> Result<()> {
     let (namespace, worker) = notes().await?;
     let (elastic, index) = (namespace.elastic(), namespace.index("notes"));
-    // Within gc_deletes, an hour as applied, the version of a deleted document holds.
+    // Within gc_deletes, an hour as applied, the version of a deleted document holds: the row is read again, and is gone.
     let late = LateRead::begin(&namespace, &worker, 1, 1).await?;
     late.end().await?;
-    settled(&worker, "notes", "superseded", 1).await?;
+    settled(&worker, "notes", "deleted", 2).await?;
     assert_eq!(elastic.get(&index, "1").await?, None);
 
     let settings = Some(json!({"index.gc_deletes": "1s"}));
     elastic.ok(Method::PUT, &format!("/{index}/_settings"), settings).await?;
-    let late = LateRead::begin(&namespace, &worker, 2, 2).await?;
+    let late = LateRead::begin(&namespace, &worker, 2, 3).await?;
     namespace.execute("DELETE FROM notes WHERE id = 3").await?;
     send(&namespace, "notes", [3]).await?;
-    settled(&worker, "notes", "deleted", 3).await?;
+    settled(&worker, "notes", "deleted", 4).await?;
     // The same comes of somebody's write that was under way for long; it shows when both versions are forgotten.
     eventually("Elasticsearch to forget the version of a deleted document", TIMEOUT, async || {
         elastic.refresh(&index).await?;
@@ -95,8 +95,8 @@ async fn a_deleted_document_does_not_come_back_for_good() -> Result<()> {
     settled(&worker, "notes", "indexed", 4).await?;
     assert!(elastic.get(&index, "2").await?.is_some(), "the late write was to bring the document back");
 
-    // The second look after a delete: two of the three find the document again.
-    settled(&worker, "notes", "deleted", 6).await?;
+    // The second looks after four deletes: two find the document again.
+    settled(&worker, "notes", "deleted", 8).await?;
     for id in 1..=3 {
         document(&namespace, "notes", id, Value::clone, None).await?;
     }
