@@ -38,7 +38,7 @@ impl fmt::Display for Identity {
 }
 
 /// Where the primary was after a batch was closed: whoever shows this shows the batch's changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Position {
     /// The primary's history.
     pub identity: Identity,
@@ -48,6 +48,13 @@ pub struct Position {
     pub text: Arc<str>,
     /// When the primary was asked: it was there then, or later.
     pub asked_at: Instant,
+}
+
+impl Position {
+    /// Whether the primary was at this place then, too.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (self.identity, self.at, &self.text) == (other.identity, other.at, &other.text)
+    }
 }
 
 /// A transaction that a change event names.

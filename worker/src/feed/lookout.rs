@@ -188,7 +188,7 @@ impl Progress {
 }
 
 /// How long nothing was heard of a source.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Silence {
     /// The sum of the ends of its partitions: each event raises it.
     heard: i64,
@@ -209,7 +209,8 @@ impl Silence {
             return;
         }
         self.position = self.position.take().or_else(|| position.clone());
-        let moves = position.is_some() && self.position != position;
+        let known = self.position.as_ref();
+        let moves = position.is_some_and(|position| !known.is_some_and(|known| known.is_same_place(&position)));
         // Once it is silent, only an event ends that: a database at rest proves nothing.
         self.is_silent |= moves && now.saturating_duration_since(self.since) > max;
     }
