@@ -290,10 +290,13 @@ pub trait Queues: Send + Sync {
     fn ping(&self) -> Future_<'_, Result<(), String>>;
 }
 
+/// The messages of a queue, as they come.
+pub type Messages = Pin<Box<dyn Stream<Item = Result<Message, String>> + Send>>;
+
 /// A queue that is being consumed.
 pub struct Consumer {
     /// What it gives, in its order: the first message has the tag 1, the next 2. An error, or the end, is the end of the channel.
-    pub messages: Pin<Box<dyn Stream<Item = Result<Message, String>> + Send>>,
+    pub messages: Messages,
     /// Where its messages are acknowledged.
     pub channel: Arc<dyn Channel>,
 }

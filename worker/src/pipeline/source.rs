@@ -1,6 +1,6 @@
 //! Where deliveries come from: three lanes a job, each a channel of its own.
 //!
-//! The suspects are read alone: while one is in hand, nothing else of its job is, so that what kills the worker is the suspect.
+//! The suspects are read alone: while one is in hand, this worker has nothing else of its job, so that what kills it is the suspect.
 
 pub mod envelope;
 mod intake;

@@ -1,9 +1,8 @@
 //! What comes from a queue, judged and handed on.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::Lane;
@@ -12,9 +11,7 @@ use super::set_aside::{Aside, Suspect};
 use crate::metrics::verdict_label;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
-use crate::ports::{Destination, Message, Requeue};
-
-type Messages = Pin<Box<dyn Stream<Item = Result<Message, String>> + Send>>;
+use crate::ports::{Destination, Message, Messages, Requeue};
 
 /// Turns a lane's messages into deliveries.
 pub(super) struct Intake {
