@@ -1,6 +1,6 @@
 # Everything here is a line or two that you could type yourself; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 twin soak bench fmt lint clean stack-start stack-stop stack-status stack-wipe
+.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 twin histories soak planted bench fmt lint clean stack-start stack-stop stack-status stack-wipe
 
 STACK := stack/bin
 # MySQL is there for one kind of processor only; elsewhere its tests are left out.
@@ -9,8 +9,11 @@ MYSQL := $(if $(filter x86_64,$(shell uname -m)),mysql)
 TESTED := rabbitmq pg mariadb $(MYSQL) kafka connect registry
 # The services of `stack-…`: `make stack-start SERVICES="rabbitmq kafka"`.
 SERVICES := rabbitmq elasticsearch pg
-# Of `soak`.
+# Of a history: of `histories` and of `soak`.
+SECONDS := 30
 MINUTES := 10
+# What the histories begin with; they start servers of their own.
+HISTORIES := $(STACK)/with.sh rabbitmq pg elasticsearch --
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -34,7 +37,7 @@ test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JD
 	@if $(STACK)/elasticsearch9.sh available; then \
 	  $(STACK)/with.sh $(TESTED) elasticsearch9 -- \
 	    env PINION_TEST_ELASTICSEARCH=$$($(STACK)/elasticsearch9.sh url) cargo test -p pinion-tests -- \
-	    --skip soak:: --skip mysql:: --skip feed --skip fan_out:: --skip event_job:: --skip client:: --skip tls:: --skip secrets:: \
+	    --skip histories:: --skip mysql:: --skip feed --skip fan_out:: --skip event_job:: --skip client:: --skip tls:: --skip secrets:: \
 	    --skip hostile_ids:: --skip broker_limits:: --skip enqueue:: --skip init:: --skip harness::; \
 	else echo "no JDK of version 21 or newer: the tests with Elasticsearch 9 are left out"; fi
 
@@ -42,9 +45,16 @@ test-elasticsearch9: ## the integration tests with Elasticsearch 9.0, where a JD
 twin: ## the pipeline on servers in memory: SEEDS histories, or the one of SEED
 	$(if $(SEEDS),PINION_TWIN_SEEDS=$(SEEDS)) $(if $(SEED),PINION_TWIN_SEED=$(SEED)) cargo test -p pinion-tests --features planted-bugs --test twin -- --nocapture $(if $(SEED)$(SEEDS),no_seed)
 
-soak: ## random changes for MINUTES a database and mode while workers, Connect and Kafka are killed; SEED repeats one
-	$(STACK)/with.sh rabbitmq pg mariadb elasticsearch -- \
-	  env PINION_SOAK_MINUTES=$(MINUTES) $(if $(SEED),PINION_SOAK_SEED=$(SEED)) cargo test -p pinion-tests -- --ignored --nocapture soak::
+histories: ## random changes and faults on real servers: SEEDS histories of SECONDS (6 of 30), or the one of SEED
+	$(HISTORIES) env PINION_HISTORIES_SECONDS=$(SECONDS) $(if $(SEEDS),PINION_HISTORIES_SEEDS=$(SEEDS)) $(if $(SEED),PINION_HISTORIES_SEED=$(SEED)) \
+	  cargo test -p pinion-tests --test integration -- --ignored --nocapture histories::
+
+soak: ## the same for MINUTES a history, each database with queue, feed and both
+	$(MAKE) histories SECONDS=$$(($(MINUTES) * 60))
+
+planted: ## every bug of the adapters that can be planted is found by histories (those of the pipeline: by the twin); BUG: that one
+	$(HISTORIES) env $(if $(BUG),PINION_HISTORIES_BUG=$(BUG)) \
+	  cargo test -p pinion-tests --features planted-bugs --test integration -- --ignored --nocapture histories::every_planted_bug
 
 bench: ## measure the whole way against raw bulk indexing
 	./bench/run.sh

@@ -134,6 +134,20 @@ pub async fn connect(url: &str, name: &str, ca_file: Option<&Path>) -> Result<Co
     }
 }
 
+/// Waits for what the broker answers on a connection, for [`CONNECT_MS_MAX`] at the most.
+///
+/// A question that is asked in the moment in which the connection ends may find nobody left in lapin (4.12) who would answer it,
+/// not even with an error.
+///
+/// # Errors
+/// That of the answer, or an I/O error of the kind `TimedOut`: the connection is to be given up.
+pub async fn in_time<T>(answer: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    match tokio::time::timeout(Duration::from_millis(CONNECT_MS_MAX), answer).await {
+        Ok(answered) => answered,
+        Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    }
+}
+
 /// What an error names. The password is not among it.
 struct Target {
     address: String,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # kafka.sh start|stop|status|wipe|restart - one Kafka broker (KRaft, combined
 # broker + controller, single node) on loopback. A second one: another NODE, BROKER_PORT, CONTROLLER_PORT.
+# Clients of PROXIED_PORT, where that is set, are told to come back by way of PROXY_PORT.
 #   start   format the storage on first use, start, wait until it answers
 #   wipe    stop and forget all topics
 #   topics  kafka-topics, such as `topics --list` or `topics --delete --topic 'shop\..*'`
@@ -13,11 +14,11 @@ write_conf() {
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=$HOST:$CONTROLLER_PORT
-listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT
+listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT${PROXIED_PORT:+,PROXIED://$HOST:$PROXIED_PORT}
+advertised.listeners=PLAINTEXT://$HOST:$BROKER_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT${PROXIED_PORT:+,PROXIED://$HOST:$PROXY_PORT}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs=$KDATA
 # One node, so every internal topic has one replica; few partitions start faster
 # (the defaults are 50 each for offsets and transactions).
@@ -69,5 +70,5 @@ case "${1:-}" in
   status) status "$NODE" ;;
   wipe) stop_pid "$NODE"; rm -rf "$KDATA" "$CONF" "$LOGS/$NODE.log" "$LOGS/$NODE-format.log"; say "$NODE: wiped" ;;
   topics) shift; use_java 17; kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOTSTRAP" "$@" ;;
-  *) sed -n '2,6p' "$0"; exit 2 ;;
+  *) sed -n '2,7p' "$0"; exit 2 ;;
 esac

@@ -2,7 +2,7 @@
 # pg.sh start|stop|restart|status|wipe - a private PostgreSQL primary with logical decoding, and a streaming replica of it.
 #   pg.sh psql|replica-psql [ARGS...]          as the superuser, in the database `shop`
 #   pg.sh replica start|stop|kill|promote|wipe the replica alone; a second one: another PG_REPLICA and PG_REPLICA_PORT
-#   pg.sh primary start|stop|save|restore|wipe the primary alone; another one, a database system of its own: another PGDIR and PG_PORT.
+#   pg.sh primary start|stop|kill|save|restore|wipe the primary alone; another one, a database system of its own: another PGDIR and PG_PORT.
 #                                              save keeps a copy of its disk, restore goes back to that
 # Roles: postgres (superuser, no password, loopback only), pinion / pinion (what a worker has: connect and SELECT, password
 # checked by scram on both servers), debezium / dbz (LOGIN REPLICATION). Publication `dbz` for all tables of `shop`.
@@ -111,10 +111,20 @@ stop() {
   stop_replica
   if up "$PGD"; then stop_primary; say "pg: stopped"; else say "pg: not running"; fi
 }
+# What a power failure looks like: no checkpoint, no farewell to clients.
+kill_server() {   # kill_server FOLDER
+  up "$1" || die "pg: no server runs in $1"
+  local pid i; pid=$(head -1 "$1/postmaster.pid")
+  as_pg "$PGBIN/pg_ctl" kill QUIT "$pid"
+  # Until it is gone: a start would find it up and do nothing.
+  for ((i = 0; i < 200; i++)); do kill -0 "$pid" 2>/dev/null || return 0; sleep 0.05; done
+  die "pg: the server $pid does not end"
+}
 primary() {
   case "${1:-}" in
     start) start_primary ;;
     stop) stop_primary ;;
+    kill) kill_server "$PGD" ;;
     save) stop_primary; rm -rf "$PGD.saved"; cp -a "$PGD" "$PGD.saved"; start_primary ;;
     restore) stop_primary; rm -rf "$PGD"; mv "$PGD.saved" "$PGD"; start_primary ;;
     wipe) stop_primary immediate; rm -rf "$PGDIR" ;;
@@ -128,14 +138,7 @@ replica() {
   case "${1:-}" in
     start) start_replica ;;
     stop) stop_replica ;;
-    # What a power failure looks like: no checkpoint, no farewell to clients.
-    kill)
-      up "$PG_REPLICA" || die "pg: the replica does not run"
-      local pid i; pid=$(head -1 "$PG_REPLICA/postmaster.pid")
-      as_pg "$PGBIN/pg_ctl" kill QUIT "$pid"
-      # Until it is gone: a start would find it up and do nothing.
-      for ((i = 0; i < 200; i++)); do kill -0 "$pid" 2>/dev/null || return 0; sleep 0.05; done
-      die "pg: the replica $pid does not end" ;;
+    kill) kill_server "$PG_REPLICA" ;;
     promote) ctl "$PG_REPLICA" promote ;;
     wipe) stop_replica immediate; rm -rf "$PG_REPLICA" "$PG_REPLICA.log" ;;
     *) sed -n '2,9p' "$0"; exit 2 ;;

@@ -1,7 +1,7 @@
 //! Random numbers that a seed repeats.
 
 /// SplitMix64: small, and good enough to choose what happens next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Dice(u64);
 
 impl Dice {

@@ -49,7 +49,7 @@ impl Feed {
     pub async fn start_on(namespace: &Namespace, kafka: Option<&PrivateKafka>, more: Value) -> Result<Self> {
         let feed = Self::new(namespace, "public", Database::Postgres(namespace.superuser_url()), kafka).await?;
         let settings = [
-            ("database.port", port("PG_PORT", 15432)?.to_string()),
+            ("database.port", namespace.primary_port().to_string()),
             ("database.user", "postgres".to_owned()),
             ("database.dbname", feed.name.clone()),
             ("slot.name", feed.name.clone()),

@@ -108,8 +108,14 @@ impl MysqlShop {
         self.kind
     }
 
-    pub(crate) fn primary_port(&self) -> u16 {
+    /// Where the primary listens.
+    pub fn primary_port(&self) -> u16 {
         self.primary_port
+    }
+
+    /// Where the replica listens.
+    pub fn replica_port(&self) -> u16 {
+        self.replica_port
     }
 
     /// Connections to the primary, as root.

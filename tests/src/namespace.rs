@@ -19,7 +19,7 @@ use crate::sweep::remove;
 /// Everything in it is removed by [`finish`](Self::finish), or when it is dropped, as by a failing test.
 pub struct Namespace {
     name: String,
-    stack: &'static Stack,
+    stack: Stack,
     pool: PgPool,
     elastic: Elastic,
     rabbit: Rabbit,
@@ -30,7 +30,11 @@ pub struct Namespace {
 impl Namespace {
     /// A namespace with an empty database, which both servers show.
     pub async fn empty() -> Result<Self> {
-        let stack = stack().await?;
+        Self::empty_on(stack().await?).await
+    }
+
+    /// The same on servers of the test's own.
+    pub async fn empty_on(stack: &Stack) -> Result<Self> {
         let name = unique_name();
         create_database(stack, &name).await.with_context(|| format!("can't create the database {name}"))?;
         let namespace = Self {
@@ -39,7 +43,7 @@ impl Namespace {
             rabbit: Rabbit::new(&stack.rabbitmq, &stack.rabbitmq_management),
             folder: tempfile::Builder::new().prefix(&name).tempdir()?,
             name,
-            stack,
+            stack: stack.clone(),
             finished: false,
         };
         namespace.replica_caught_up().await?;
@@ -48,7 +52,12 @@ impl Namespace {
 
     /// A namespace with the example shop of that many orders (and at least 1000 customers, 500 merchants), which both servers show.
     pub async fn shop(orders: u32) -> Result<Self> {
-        let namespace = Self::empty().await?;
+        Self::shop_on(stack().await?, orders).await
+    }
+
+    /// The same on servers of the test's own.
+    pub async fn shop_on(stack: &Stack, orders: u32) -> Result<Self> {
+        let namespace = Self::empty_on(stack).await?;
         let mut psql = Command::new("psql");
         psql.args(["-X", "-q", "-v", &format!("orders={orders}"), "-f"])
             .arg(top().join("schemas/shop/database.sql"))
@@ -76,6 +85,10 @@ impl Namespace {
     /// The database on the primary, as superuser.
     pub fn superuser_url(&self) -> String {
         self.stack.superuser(&self.name)
+    }
+
+    pub(crate) fn primary_port(&self) -> u16 {
+        self.stack.primary_port
     }
 
     /// Connections to the primary as superuser.
@@ -114,11 +127,16 @@ impl Namespace {
         self.folder.path()
     }
 
+    /// Leaves the folder, with the workers' logs, where it is.
+    pub fn keep_folder(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// Removes the namespace and says whether that worked.
     pub async fn finish(mut self) -> Result<()> {
         self.finished = true;
         self.pool.close().await;
-        remove(self.stack, &self.name).await
+        remove(&self.stack, &self.name).await
     }
 }
 
@@ -128,10 +146,10 @@ impl Drop for Namespace {
             return;
         }
         // The test's runtime may be gone already or, being this very thread's, can't be waited on.
-        let (stack, name) = (self.stack, self.name.clone());
+        let (stack, name) = (self.stack.clone(), self.name.clone());
         let removal = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(remove(stack, &name))
+            runtime.block_on(remove(&stack, &name))
         });
         match removal.join() {
             Ok(Ok(())) => {}

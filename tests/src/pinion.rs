@@ -23,6 +23,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Pinion {
     program: PathBuf,
     config: PathBuf,
+    planted: Option<String>,
 }
 
 impl Pinion {
@@ -33,7 +34,14 @@ impl Pinion {
         let folder = test.parent().and_then(Path::parent).context("the test lies in the target folder")?;
         let program = folder.join("pinion-tested");
         ensure!(program.is_file(), "{} is missing: build the whole package pinion-tests", program.display());
-        Ok(Self { program, config: config.to_owned() })
+        Ok(Self { program, config: config.to_owned(), planted: None })
+    }
+
+    /// The same program with a bug of `planted.rs`, by its name, where these tests were built with the feature `planted-bugs`.
+    #[must_use]
+    pub fn with_planted(mut self, bug: Option<String>) -> Self {
+        self.planted = bug;
+        self
     }
 
     /// Runs a command to its end, whatever its exit code.
@@ -74,6 +82,7 @@ impl Pinion {
     fn base(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(&self.config).args(arguments).kill_on_drop(true);
+        command.envs(self.planted.iter().map(|bug| ("PINION_PLANTED_BUG", bug)));
         command
     }
 }

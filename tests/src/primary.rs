@@ -43,6 +43,21 @@ impl PrivatePostgres {
         run_async(psql).await
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills the server's processes on the spot.
+    pub async fn kill(&self) -> Result<()> {
+        run_async(self.script("kill")).await
+    }
+
+    /// Starts the server again, on the same port.
+    pub async fn restart(&self) -> Result<()> {
+        run_async(self.script("start")).await
+    }
+
     /// A database on this server, as the worker's role.
     pub fn url(&self, database: &str) -> String {
         worker_url(self.port, database)

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use crate::elastic::Elastic;
 use crate::eventually;
 use crate::naming::unique_name;
+use crate::proxy::Proxy;
 use crate::rabbit::Rabbit;
 use crate::script::{free_port, freeze, lab, run, run_async, script, signal};
 use crate::stack::stack;
@@ -138,15 +139,22 @@ pub struct PrivateKafka {
     broker: PrivateService,
     broker_port: u16,
     connect_port: u16,
+    proxy: Proxy,
 }
 
 impl PrivateKafka {
     /// Starts the broker, then Connect.
     pub async fn start() -> Result<Self> {
-        stack().await?;
-        let (broker_port, connect_port) = (free_port(&[1])?, free_port(&[])?);
-        let ports =
-            [("BROKER_PORT", broker_port), ("CONTROLLER_PORT", broker_port + 1), ("CONNECT_PORT", connect_port)];
+        let (broker_port, connect_port) = (free_port(&[1, 2])?, free_port(&[])?);
+        // Who asks for the brokers through the proxy is led back to it.
+        let proxy = Proxy::before(broker_port + 2).await?;
+        let ports = [
+            ("BROKER_PORT", broker_port),
+            ("CONTROLLER_PORT", broker_port + 1),
+            ("PROXIED_PORT", broker_port + 2),
+            ("PROXY_PORT", proxy.port()),
+            ("CONNECT_PORT", connect_port),
+        ];
         let heaps = [("BROKER_HEAP", "-Xms64m -Xmx256m"), ("CONNECT_HEAP", "-Xms64m -Xmx256m")];
         let ports = ports.map(|(name, port)| (name, port.to_string()));
         let environment: Vec<_> = ports.into_iter().chain(heaps.map(|(name, heap)| (name, heap.to_owned()))).collect();
@@ -155,6 +163,7 @@ impl PrivateKafka {
             broker: PrivateService::new(KAFKA, environment),
             broker_port,
             connect_port,
+            proxy,
         };
         kafka.broker.start().await?;
         kafka.connect.start().await?;
@@ -164,6 +173,11 @@ impl PrivateKafka {
     /// The broker's address.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.broker_port)
+    }
+
+    /// The wire of those that ask for the broker at its proxy's address.
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
     }
 
     /// Connect's address.

@@ -29,6 +29,11 @@ impl Rabbit {
         &self.amqp
     }
 
+    /// The management API's address.
+    pub(crate) fn management_url(&self) -> &str {
+        &self.management
+    }
+
     /// A channel with publisher confirms on a connection of its own.
     pub async fn channel(&self) -> Result<Channel> {
         let connection = Connection::connect(&self.amqp, ConnectionProperties::default()).await?;

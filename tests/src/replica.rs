@@ -6,30 +6,46 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::eventually;
 use crate::naming::unique_name;
-use crate::script::{free_port, lab, run, run_async, script};
+use crate::primary::PrivatePostgres;
+use crate::script::{free_port, freeze, lab, run, run_async, script, signal};
 use crate::stack::{stack, superuser_url, worker_url};
 use crate::tls::Signed;
 
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A second streaming replica of the shared primary, for tests that pause, stop or promote one. Removed at the end.
+/// A streaming replica for tests that pause, stop or promote one: a second one of the shared primary, or one of a primary of the
+/// test's own. Removed at the end.
 pub struct PrivateReplica {
     name: String,
     port: u16,
+    primary_port: u16,
 }
 
 impl PrivateReplica {
     /// Copies the primary and starts the copy: it shows everything committed so far.
     pub async fn start() -> Result<Self> {
-        stack().await?;
-        let replica = Self { name: format!("{}-replica", unique_name()), port: free_port(&[])? };
+        Self::copy(stack().await?.primary_port).await
+    }
+
+    /// The same of a primary of the test's own.
+    pub async fn of(primary: &PrivatePostgres) -> Result<Self> {
+        Self::copy(primary.port()).await
+    }
+
+    async fn copy(primary_port: u16) -> Result<Self> {
+        let replica = Self { name: format!("{}-replica", unique_name()), port: free_port(&[])?, primary_port };
         replica.restart().await?;
         Ok(replica)
     }
 
     /// The replica that a killed test run left behind, to be dropped.
     pub(crate) fn leftover(name: String) -> Self {
-        Self { name, port: 0 }
+        Self { name, port: 0, primary_port: 0 }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A database on this replica, as the worker's role.
@@ -59,6 +75,24 @@ impl PrivateReplica {
         let mut connection = self.connect().await?;
         sqlx::query("SELECT pg_wal_replay_resume()").execute(&mut connection).await?;
         Ok(())
+    }
+
+    /// Freezes what receives the log, so that the primary hears nothing of it any more, and gives back how to let it go on.
+    pub async fn freeze_receiver(&self) -> Result<FrozenReceiver> {
+        let receiver = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+        let mut connection = self.connect().await?;
+        let pid = eventually("the replica to receive", REPLAY_TIMEOUT, async || {
+            Ok(sqlx::query_scalar::<_, i32>(receiver).fetch_optional(&mut connection).await?)
+        })
+        .await?;
+        let pid = u32::try_from(pid)?;
+        freeze(pid).await?;
+        Ok(FrozenReceiver { pid })
+    }
+
+    /// Waits until it shows everything committed on its primary so far.
+    pub async fn caught_up(&self) -> Result<()> {
+        caught_up(&superuser_url(self.primary_port, "postgres"), &self.superuser("postgres")).await
     }
 
     /// Stops the server in an orderly way.
@@ -111,7 +145,8 @@ impl PrivateReplica {
 
     fn script(&self, command: &str) -> std::process::Command {
         let folder = lab().join("pg").join(&self.name).display().to_string();
-        let mut script = script("pg.sh", &[("PG_REPLICA", folder), ("PG_REPLICA_PORT", self.port.to_string())]);
+        let ports = [("PG_PORT", self.primary_port.to_string()), ("PG_REPLICA_PORT", self.port.to_string())];
+        let mut script = script("pg.sh", &[&[("PG_REPLICA", folder)], &ports[..]].concat());
         script.args(["replica", command]);
         script
     }
@@ -121,6 +156,20 @@ impl Drop for PrivateReplica {
     fn drop(&mut self) {
         if let Err(error) = run(&mut self.script("wipe")) {
             eprintln!("{}: can't be removed: {error:#}", self.name);
+        }
+    }
+}
+
+/// A replica's frozen process. It goes on when this is dropped.
+pub struct FrozenReceiver {
+    pid: u32,
+}
+
+impl Drop for FrozenReceiver {
+    fn drop(&mut self) {
+        // It may have ended with its server.
+        if let Err(error) = signal(self.pid, "CONT") {
+            eprintln!("{error:#}");
         }
     }
 }

@@ -5,10 +5,14 @@ use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
 
 use crate::elastic::Elastic;
+use crate::primary::PrivatePostgres;
+use crate::private::{PrivateElasticsearch, PrivateRabbit};
+use crate::replica::PrivateReplica;
 use crate::script::{lab, run_async, script};
 use crate::sweep::sweep;
 
-/// The addresses of the shared services.
+/// The addresses of the services that a namespace lies on.
+#[derive(Clone)]
 pub struct Stack {
     /// AMQP, as `guest`.
     pub rabbitmq: String,
@@ -16,7 +20,7 @@ pub struct Stack {
     pub rabbitmq_management: String,
     /// Elasticsearch, `http://HOST:PORT`.
     pub elasticsearch: String,
-    primary_port: u16,
+    pub(crate) primary_port: u16,
     replica_port: u16,
 }
 
@@ -31,6 +35,23 @@ pub async fn stack() -> Result<&'static Stack> {
 }
 
 impl Stack {
+    /// The same with a broker and an index of the test's own.
+    #[must_use]
+    pub fn with(&self, rabbit: &PrivateRabbit, elasticsearch: &PrivateElasticsearch) -> Self {
+        Self {
+            rabbitmq: rabbit.rabbit().url().to_owned(),
+            rabbitmq_management: rabbit.rabbit().management_url().to_owned(),
+            elasticsearch: elasticsearch.elastic().url().to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same with a primary and a replica of the test's own.
+    #[must_use]
+    pub fn with_postgres(&self, primary: &PrivatePostgres, replica: &PrivateReplica) -> Self {
+        Self { primary_port: primary.port(), replica_port: replica.port(), ..self.clone() }
+    }
+
     /// A database on the primary, as the worker's role: `SELECT` and nothing else, its password checked.
     pub fn primary(&self, database: &str) -> String {
         worker_url(self.primary_port, database)

@@ -17,6 +17,7 @@ use pinion_tests::{Namespace, PrivateRabbit, Rabbit, eventually, stack};
 use reqwest::Method;
 use tokio::sync::Notify;
 
+mod cuts;
 pub(crate) mod tls;
 
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,6 +16,7 @@ mod feed_formats;
 mod feed_operators;
 mod feed_treatments;
 mod harness;
+mod histories;
 mod hostile_ids;
 mod init;
 mod main_job;
@@ -25,6 +26,6 @@ mod outages;
 mod postgres_types;
 mod secrets;
 mod shop;
-mod soak;
+
 mod tls;
 mod versions;

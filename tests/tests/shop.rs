@@ -104,13 +104,16 @@ pub(crate) async fn compare_all_in(
     job: &str,
     table: &str,
 ) -> Result<usize> {
-    let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
-    let expected = expected_documents(database, &sql, table).await?;
-    compare_with(namespace, job, &expected).await
+    compare_with(namespace, job, &expected_documents(database, setup, job, table).await?).await
 }
 
 /// The same on MariaDB and MySQL, whose `JSON_OBJECT` makes the expected documents.
 pub(crate) async fn compare_mysql(namespace: &Namespace, setup: &Setup, shop: &MysqlShop, job: &str) -> Result<usize> {
+    compare_with(namespace, job, &expected_mysql(setup, shop, job).await?).await
+}
+
+/// What every document of a job has to be now, by its id.
+pub(crate) async fn expected_mysql(setup: &Setup, shop: &MysqlShop, job: &str) -> Result<BTreeMap<String, Value>> {
     let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
     let sql = sql.trim().replace(":ids", &format!("SELECT id FROM {job}"));
     let columns = shop.columns(&sql).await?;
@@ -121,7 +124,7 @@ pub(crate) async fn compare_mysql(namespace: &Namespace, setup: &Setup, shop: &M
         let flat: Map<String, Value> = serde_json::from_str(&row)?;
         expected.insert(flat["_id"].to_string(), nest(flat));
     }
-    compare_with(namespace, job, &expected).await
+    Ok(expected)
 }
 
 async fn compare_with(namespace: &Namespace, job: &str, expected: &BTreeMap<String, Value>) -> Result<usize> {
@@ -142,7 +145,14 @@ async fn compare_with(namespace: &Namespace, job: &str, expected: &BTreeMap<Stri
     Ok(expected.len())
 }
 
-async fn expected_documents(pool: &PgPool, sql: &str, table: &str) -> Result<BTreeMap<String, Value>> {
+/// What every document of a job has to be now, by its id.
+pub(crate) async fn expected_documents(
+    pool: &PgPool,
+    setup: &Setup,
+    job: &str,
+    table: &str,
+) -> Result<BTreeMap<String, Value>> {
+    let sql = std::fs::read_to_string(setup.jobs.join(job).join("document.sql"))?;
     let sql = sql.trim().trim_end_matches(';').replace(":ids", "ARRAY(SELECT id FROM all_ids)");
     let question = format!("WITH all_ids AS (SELECT id FROM {table}) SELECT to_jsonb(q)::text FROM ({sql}) AS q");
     let mut connection = pool.acquire().await?;
@@ -186,7 +196,8 @@ fn normal(value: Value) -> Value {
     }
 }
 
-async fn found_documents(namespace: &Namespace, job: &str) -> Result<BTreeMap<String, Value>> {
+/// The documents of a job that a search finds now.
+pub(crate) async fn found_documents(namespace: &Namespace, job: &str) -> Result<BTreeMap<String, Value>> {
     let index = namespace.index(job);
     namespace.elastic().refresh(&index).await?;
     let mut documents = BTreeMap::new();

@@ -26,11 +26,23 @@ pub enum Bug {
     NoSecondLook,
     /// The count of the job's queue condemns: innocents that a crashing worker held are dead letters, too.
     CondemnedByTheJobQueue,
+    /// On a PostgreSQL replica the position is asked for after the snapshot of the rows: it may lie beyond what they show.
+    PositionAfterTheSnapshot,
+    /// Rows are read under REPEATABLE READ: their snapshot is that of the question for the position, from before the fence.
+    RepeatableRead,
+    /// A replica that follows a primary from before the failover is taken at its position.
+    DeadTimeline,
+    /// On a PostgreSQL primary the version is a position that is not flushed: after a crash others get it again.
+    UnflushedPosition,
+    /// The feed publishes what the primary does not show yet.
+    FeedBeforeVisible,
+    /// Elasticsearch may make an index for whoever writes to it.
+    IndexMadeByBulk,
 }
 
 impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
+    /// Those in the pipeline, which the twin finds.
+    pub const IN_THE_PIPELINE: [Self; 9] = [
         Self::NoFence,
         Self::EarlierFence,
         Self::TiesLost,
@@ -40,6 +52,15 @@ impl Bug {
         Self::EveryConflictSuperseded,
         Self::NoSecondLook,
         Self::CondemnedByTheJobQueue,
+    ];
+    /// Those in what speaks with the servers: only real ones show them.
+    pub const IN_THE_ADAPTERS: [Self; 6] = [
+        Self::RepeatableRead,
+        Self::DeadTimeline,
+        Self::UnflushedPosition,
+        Self::FeedBeforeVisible,
+        Self::IndexMadeByBulk,
+        Self::PositionAfterTheSnapshot,
     ];
 }
 

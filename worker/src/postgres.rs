@@ -19,6 +19,7 @@ use self::fault::{of_primary, of_reading};
 use self::reading::{PostgresReading, Statements};
 use crate::config::{self, FenceAt, OnLag};
 use crate::error::{Fault, Service};
+use crate::planted::{Bug, planted};
 use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction};
 use crate::server::{Replicas, Server};
 
@@ -77,8 +78,9 @@ impl Postgres {
         };
         let primary = server("primary", &source.primary)?;
         let replicas = source.replicas.iter().map(|url| server("replicas", url)).collect::<Result<_, _>>()?;
+        let isolation = if planted(Bug::RepeatableRead) { "REPEATABLE READ" } else { "READ COMMITTED" };
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = '{}s'",
+            "BEGIN ISOLATION LEVEL {isolation} READ ONLY; SET LOCAL statement_timeout = '{}s'",
             worker.fetch_s_max
         );
         Ok(Self {
@@ -146,9 +148,12 @@ impl Postgres {
 
     /// Commits a record on the primary and returns its position, which is then flushed.
     async fn emit(&self) -> Result<u64, Fault> {
-        let emitted = sqlx::query_scalar::<_, String>("SELECT pg_logical_emit_message(true, 'pinion', '')::text")
-            .fetch_one(&self.primary.pool)
-            .await;
+        let question = if planted(Bug::UnflushedPosition) {
+            "SELECT pg_logical_emit_message(false, 'pinion', '')::text"
+        } else {
+            "SELECT pg_logical_emit_message(true, 'pinion', '')::text"
+        };
+        let emitted = sqlx::query_scalar::<_, String>(question).fetch_one(&self.primary.pool).await;
         self.lsn(&emitted.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?)
     }
 
@@ -196,8 +201,11 @@ impl Postgres {
         loop {
             let standing = self.standing(&mut transaction, replica).await?;
             self.check_standing(replica, &standing, &fence)?;
-            let same_history = standing.identity == fence.identity;
+            let same_history = standing.identity == fence.identity || planted(Bug::DeadTimeline);
             if same_history && standing.replayed >= fence.at {
+                if planted(Bug::PositionAfterTheSnapshot) {
+                    return self.open_with_a_late_position(replica).await;
+                }
                 return Ok(self.reading(transaction, replica, standing.replayed));
             }
             let now = Instant::now();
@@ -213,6 +221,16 @@ impl Postgres {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(10));
         }
+    }
+
+    /// The planted bug.
+    async fn open_with_a_late_position(&self, replica: &Server<PgPool>) -> Result<PostgresReading, Fault> {
+        let begin = self.begin.replace("READ COMMITTED", "REPEATABLE READ");
+        let begun = replica.pool.begin_with(AssertSqlSafe(begin)).await;
+        let mut transaction = begun.map_err(|error| of_reading(&self.source, &replica.name, &error))?;
+        self.standing(&mut transaction, replica).await?;
+        let position = self.standing(&mut transaction, replica).await?.replayed;
+        Ok(self.reading(transaction, replica, position))
     }
 
     async fn standing(

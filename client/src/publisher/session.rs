@@ -11,6 +11,7 @@ use lapin::{Channel, Connection, ErrorKind, Event};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::connection::in_time;
 use crate::error::PublishError;
 use crate::publisher::message::{Message, Outgoing};
 use crate::publisher::returns::{Returns, Settled};
@@ -237,9 +238,12 @@ impl<'a> Session<'a> {
 }
 
 async fn open(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
+    in_time(async {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    })
+    .await
 }
 
 /// Publishes a message and waits for its confirm. Without work it is a marker: ready at once, in its turn.

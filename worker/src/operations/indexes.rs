@@ -12,6 +12,7 @@ use self::compare::Settings;
 use super::plan::{Action, Request, Sign, Step};
 use crate::elasticsearch::{Elasticsearch, Method};
 use crate::error::Fault;
+use crate::planted::{Bug, planted};
 use crate::postgres::json::civil_from_days;
 
 /// An index as it has to be.
@@ -111,7 +112,7 @@ impl TemplateWanted {
         let body = json!({
             "index_patterns": patterns,
             "priority": 500 + longest,
-            "allow_auto_create": false,
+            "allow_auto_create": planted(Bug::IndexMadeByBulk),
             "_meta": {"pinion": {"job": job}},
         });
         Self { name, job, body }

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use lapin::Connection;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
+use pinion_client::connection::in_time;
 use tokio::sync::Mutex;
 
 use super::envelope;
@@ -41,7 +42,12 @@ impl Rabbitmq {
             *held = Some(opened.map_err(|error| away(error.to_string()))?);
         }
         let connection = held.as_ref().expect("it was just opened");
-        connection.create_channel().await.map_err(|error| away(error.to_string()))
+        let opened = in_time(connection.create_channel()).await;
+        if opened.is_err() {
+            // It may be one that has ended and does not know it.
+            *held = None;
+        }
+        opened.map_err(|error| away(error.to_string()))
     }
 }
 
@@ -50,11 +56,11 @@ impl Queues for Rabbitmq {
         Box::pin(async move {
             let channel = self.channel().await?;
             let refused = |error: lapin::Error| refusal(queue, &error);
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(refused)?;
+            in_time(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(refused)?;
             let tag = format!("{}.{queue}", self.worker);
             let consuming =
                 channel.basic_consume(queue.into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
-            let consumer = consuming.await.map_err(refused)?;
+            let consumer = in_time(consuming).await.map_err(refused)?;
             let tag = consumer.tag();
             let messages = consumer.map(|message| message.map(Message::from).map_err(|error| error.to_string()));
             Ok(Consumer { messages: Box::pin(messages), channel: Arc::new(Consumed { channel, tag }) })
@@ -65,7 +71,7 @@ impl Queues for Rabbitmq {
         Box::pin(async move {
             let channel = self.channel().await?;
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+            let declared = in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
             let waiting = declared.map_err(|error| refusal(queue, &error))?.message_count();
             close(&channel).await;
             Ok(waiting)
@@ -75,7 +81,7 @@ impl Queues for Rabbitmq {
     fn ping(&self) -> Future_<'_, Result<(), String>> {
         Box::pin(async move {
             let channel = self.channel().await.map_err(|fault| fault.to_string())?;
-            channel.close(200, "ping".into()).await.map_err(|error| error.to_string())
+            in_time(channel.close(200, "ping".into())).await.map_err(|error| error.to_string())
         })
     }
 }
@@ -99,7 +105,7 @@ struct Consumed {
 impl Channel for Consumed {
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>> {
         Box::pin(async move {
-            let acknowledged = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
+            let acknowledged = in_time(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await;
             acknowledged.map_err(|error| error.to_string())
         })
     }
@@ -110,7 +116,8 @@ impl Channel for Consumed {
 
     fn cancel(&self) -> Future_<'_, ()> {
         Box::pin(async move {
-            if let Err(error) = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default()).await {
+            let cancelled = in_time(self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default())).await;
+            if let Err(error) = cancelled {
                 tracing::debug!(%error, "consumer not cancelled");
             }
         })
@@ -122,7 +129,7 @@ impl Channel for Consumed {
 }
 
 async fn close(channel: &lapin::Channel) {
-    if let Err(error) = channel.close(200, "done".into()).await {
+    if let Err(error) = in_time(channel.close(200, "done".into())).await {
         tracing::debug!(%error, "channel not closed");
     }
 }

@@ -1,0 +1,132 @@
+//! Readers that poll the index all the time: no document's version may fall under their eyes.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pinion_tests::{Dice, Namespace};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use super::JOBS;
+use super::changes::{CLOCKS, CUSTOMERS, MERCHANTS, ORDERS};
+use super::record::{Kind, Record};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Documents that are asked for by their ids at a time.
+const ASKED: i64 = 40;
+
+/// What a reader has seen of a document.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    version: u64,
+    is_there: bool,
+}
+
+/// By job and id.
+type Marks = HashMap<(&'static str, String), Seen>;
+
+/// A reader that asks by id and one that searches: each remembers what it has seen itself.
+pub(super) struct Readers<'a> {
+    namespace: &'a Namespace,
+    record: &'a Record,
+    by_id: Mutex<Marks>,
+    by_search: Mutex<Marks>,
+}
+
+impl<'a> Readers<'a> {
+    pub(super) fn new(namespace: &'a Namespace, record: &'a Record) -> Self {
+        Self { namespace, record, by_id: Mutex::default(), by_search: Mutex::default() }
+    }
+
+    /// Reads for ever.
+    pub(super) async fn run(&self, mut dice: Dice) -> Infallible {
+        loop {
+            for job in JOBS {
+                let mut marks = self.by_id.lock().await;
+                // An index that is away or not there shows nothing.
+                if let Ok(answer) = self.ask(job, &mut dice).await {
+                    self.look(job, &mut marks, answer["docs"].as_array(), "asked by id");
+                    if job == "orders" {
+                        self.look_at_clocks(answer["docs"].as_array());
+                    }
+                }
+                drop(marks);
+                let mut marks = self.by_search.lock().await;
+                if let Ok(answer) = self.search(job).await {
+                    self.look(job, &mut marks, answer["hits"]["hits"].as_array(), "searched");
+                }
+                drop(marks);
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Removes an index under their eyes, after which its documents begin anew.
+    pub(super) async fn forget(&self, job: &'static str, remove: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut by_id = self.by_id.lock().await;
+        let mut by_search = self.by_search.lock().await;
+        remove.await?;
+        by_id.retain(|(of, _), _| *of != job);
+        by_search.retain(|(of, _), _| *of != job);
+        Ok(())
+    }
+
+    async fn ask(&self, job: &str, dice: &mut Dice) -> Result<Value> {
+        let last = match job {
+            "orders" => ORDERS,
+            "customers" => CUSTOMERS,
+            _ => MERCHANTS,
+        };
+        let some = (0..ASKED).map(|_| dice.of(1..=last));
+        let ids: Vec<String> = (1..=CLOCKS.min(last)).chain(some).map(|id| id.to_string()).collect();
+        let path = format!("/{}/_mget?_source_includes=total", self.namespace.index(job));
+        self.namespace.elastic().ok(Method::POST, &path, Some(json!({"ids": ids}))).await
+    }
+
+    async fn search(&self, job: &str) -> Result<Value> {
+        let query = json!({"size": 10_000, "version": true, "_source": false, "sort": ["_doc"]});
+        self.namespace.elastic().search(&self.namespace.index(job), query).await.context("a search")
+    }
+
+    fn look_at_clocks(&self, documents: Option<&Vec<Value>>) {
+        for document in documents.into_iter().flatten() {
+            let clock = document["_id"].as_str().and_then(|id| id.parse::<i64>().ok()).filter(|id| *id <= CLOCKS);
+            let (version, total) = (document["_version"].as_u64(), document["_source"]["total"].as_f64());
+            if let (Some(clock), Some(version), Some(total)) = (clock, version, total) {
+                self.record.read_clock(clock, version, (total * 100.0).round() as i64);
+            }
+        }
+    }
+
+    fn look(&self, job: &'static str, marks: &mut Marks, documents: Option<&Vec<Value>>, how: &str) {
+        for document in documents.into_iter().flatten().filter(|document| document["error"].is_null()) {
+            let Some(id) = document["_id"].as_str() else { continue };
+            let key = (job, id.to_owned());
+            if document["found"] == false {
+                if let Some(seen) = marks.get_mut(&key) {
+                    seen.is_there = false;
+                }
+                continue;
+            }
+            let Some(version) = document["_version"].as_u64() else { continue };
+            if let Some(seen) = marks.get(&key) {
+                let came_back = !seen.is_there && version <= seen.version;
+                if version < seen.version || came_back {
+                    let text = format!("{how}: version {version} after {seen:?}");
+                    self.record.violated(Kind::Backward, id.parse().ok().map(|id| (job, id)), text);
+                }
+                if version > seen.version
+                    && let Ok(id) = id.parse()
+                {
+                    self.record.note([(job, id)], format!("{how}: version {version}"));
+                }
+            }
+            marks.insert(key, Seen { version, is_there: true });
+        }
+    }
+}
