@@ -52,7 +52,7 @@ histories: ## random changes and faults on real servers: SEEDS histories of SECO
 soak: ## the same for MINUTES a history, each database with queue, feed and both
 	$(MAKE) histories SECONDS=$$(($(MINUTES) * 60))
 
-planted: ## every bug of the adapters that can be planted is found by histories (those of the pipeline: by the twin); BUG: that one
+planted: ## plant each bug of the adapters, or BUG, and look for it with histories (those of the pipeline: the twin does)
 	$(HISTORIES) env $(if $(BUG),PINION_HISTORIES_BUG=$(BUG)) \
 	  cargo test -p pinion-tests --features planted-bugs --test integration -- --ignored --nocapture histories::every_planted_bug
 
