@@ -5,3 +5,6 @@ CREATE USER IF NOT EXISTS debezium IDENTIFIED BY 'debezium';
 -- The first look at the tables' columns takes a short read lock. REPLICATION CLIENT is what MariaDB 10.5 and newer call BINLOG MONITOR.
 GRANT RELOAD, REPLICATION SLAVE, REPLICATION CLIENT, SHOW DATABASES, LOCK TABLES ON *.* TO debezium;
 GRANT SELECT ON shop.* TO debezium;
+-- A row in it asks the connector to read tables anew, which marks there what it reads meanwhile: see README.md.
+CREATE TABLE IF NOT EXISTS shop.debezium_signal (id varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data varchar(2048));
+GRANT INSERT, DELETE ON shop.debezium_signal TO debezium;

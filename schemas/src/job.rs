@@ -40,6 +40,8 @@ pub struct JobDefinition {
     /// How old, in seconds, a change may become before its document follows. The change feed takes a tenth of it to gather the
     /// changes of a document that many rows share.
     pub freshness_s_max: Option<u64>,
+    /// How old, in seconds, a row's document may become: all ids are enqueued again and again, at such a pace.
+    pub age_s_max: Option<u64>,
     /// Which documents a changed row touches.
     pub watch: Vec<Watch>,
     /// Where a document's content comes from.

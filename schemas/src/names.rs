@@ -41,12 +41,19 @@ pub enum StateIndex {
     Workers,
     /// What holds for a job on all workers, such as a pause.
     Jobs,
+    /// What was found when an index was compared with its source.
+    Verifications,
 }
 
 impl StateIndex {
     /// Every state index.
-    pub const ALL: [StateIndex; 4] =
-        [StateIndex::DeadLetters, StateIndex::Sources, StateIndex::Workers, StateIndex::Jobs];
+    pub const ALL: [StateIndex; 5] = [
+        StateIndex::DeadLetters,
+        StateIndex::Sources,
+        StateIndex::Workers,
+        StateIndex::Jobs,
+        StateIndex::Verifications,
+    ];
 
     fn suffix(self) -> &'static str {
         match self {
@@ -54,6 +61,7 @@ impl StateIndex {
             StateIndex::Sources => "sources",
             StateIndex::Workers => "workers",
             StateIndex::Jobs => "jobs",
+            StateIndex::Verifications => "verify",
         }
     }
 }
@@ -94,9 +102,14 @@ impl Names {
         format!("{}.{job}.low", self.namespace)
     }
 
-    /// The queue of the messages that were delivered when a worker died, read one at a time.
+    /// The queue of the messages that came back more than once, read with nothing but each other.
     pub fn suspects_queue(&self, job: &str) -> String {
         format!("{}.{job}.suspects", self.namespace)
+    }
+
+    /// The queue of the suspects that came back from there, too, read one at a time.
+    pub fn alone_queue(&self, job: &str) -> String {
+        format!("{}.{job}.alone", self.namespace)
     }
 
     /// The routing key of the live lane: the job's name.
@@ -147,12 +160,13 @@ mod tests {
         assert_eq!(names.queue("orders"), "shop_a.orders");
         assert_eq!(names.low_queue("orders"), "shop_a.orders.low");
         assert_eq!(names.suspects_queue("orders"), "shop_a.orders.suspects");
+        assert_eq!(names.alone_queue("orders"), "shop_a.orders.alone");
         assert_eq!(names.routing_key("orders"), "orders");
         assert_eq!(names.low_routing_key("orders"), "orders.low");
         assert_eq!(names.delay("5s"), "shop_a.delay.5s");
         assert_eq!(names.template("orders"), "shop_a-orders");
         let state = StateIndex::ALL.map(|kind| names.state_index(kind));
-        assert_eq!(state, ["shop_a-dead-letters", "shop_a-sources", "shop_a-workers", "shop_a-jobs"]);
+        assert_eq!(state, ["shop_a-dead-letters", "shop_a-sources", "shop_a-workers", "shop_a-jobs", "shop_a-verify"]);
         assert_eq!(Names::default().exchange(), "pinion");
     }
 

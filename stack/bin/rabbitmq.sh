@@ -35,6 +35,7 @@ log.console = true
 log.console.level = warning
 ${RABBITMQ_LINES:-}
 CONF
+  cd "$DIR"   # where Erlang leaves what it dumps
   launch "$NODE" "$RABBIT/rabbitmq-server"
   wait_ready "$NODE" 180 ready
   local beam; beam=$(cat "$DIR/pid"); echo "$beam $(proc_start "$beam")" >"$RUN/$NODE.pid"   # the server itself, not the shell before it

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::recorded_tests::recorded;
 use super::*;
 use crate::{Id, KeyType};
 
@@ -52,20 +53,6 @@ fn a_truncated_table_has_no_images() {
 }
 
 #[test]
-fn events_that_touch_no_document_are_known() {
-    let cases = [
-        (r#"{"ts_ms":1700000000000}"#, "heartbeat"),
-        (r#"{"status":"BEGIN","id":"771:24023128","event_count":null,"ts_ms":1}"#, "transaction"),
-        (r#"{"source":{"db":"shop"},"databaseName":"shop","ddl":"…","tableChanges":[]}"#, "schema_change"),
-        (r#"{"op":"m","source":{"schema":"","table":""},"message":{"prefix":"pinion","content":""}}"#, "message"),
-    ];
-    for (text, expected) in cases {
-        let Ok(Change::Other(found)) = decode(text.as_bytes(), None) else { panic!("{text}") };
-        assert_eq!(found, expected);
-    }
-}
-
-#[test]
 fn what_is_refused() {
     assert!(refused("Obj\u{1}avro").contains("JsonConverter"));
     assert!(refused("[1]").contains("not one of Debezium's"));
@@ -85,27 +72,41 @@ proptest! {
     /// Events that are torn, or changed somewhere: what is still read as a row gives its values without a panic, too.
     #[test]
     fn no_changed_event_panics(
-        whole in prop::sample::select(vec![UPDATE, FLAT, r#"{"schema":{"fields":[]},"payload":{"op":"d","before":{"id":1},"source":{}}}"#]),
+        event in prop::sample::select(messages()),
         at in any::<prop::sample::Index>(),
         gone in 0_usize..20,
         added in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..12),
             r#"null|\{\}|\[\]|"",|-1e999|"\\ud800"|:|,|"op":"x",|"after":null,|"source":7,"#.prop_map(String::into_bytes),
         ],
+        // Of events with their schema little else is changed otherwise.
+        in_payload in any::<bool>(),
     ) {
-        let at = at.index(whole.len());
-        let mut bytes = whole.as_bytes().to_vec();
-        bytes.splice(at..(at + gone).min(whole.len()), added);
+        let first = event.find("\"payload\":").filter(|_| in_payload).unwrap_or(0);
+        let at = first + at.index(event.len() - first);
+        let mut bytes = event.as_bytes().to_vec();
+        bytes.splice(at..(at + gone).min(event.len()), added);
         for table in [None, Some("public.orders")] {
             if let Ok(Change::Row(row)) = decode(&bytes, table) {
-                let _table = row.source.table();
+                let _place = (row.source.table(), row.position());
                 for (_, value) in row.before.iter().chain(&row.after).flat_map(Row::columns) {
                     let _ids = [KeyType::Bigint, KeyType::Uuid, KeyType::Text].map(|key| key.id_from_json(value).is_ok());
                 }
             }
         }
+        let _key = decode_key(&bytes).is_some_and(|key| key.only().is_some());
+        let _types = schema(&bytes).and_then(|schema| Some(crate::ColumnType::of_event(&serde_json::from_str(schema).ok()?)));
         let _torn = decode(&bytes[..at], None).is_ok();
     }
+}
+
+/// Whole events to be changed: keys and values of real connectors, and those of this file.
+fn messages() -> Vec<&'static str> {
+    let ours = [UPDATE, FLAT, r#"{"schema":{"fields":[]},"payload":{"op":"d","before":{"id":1},"source":{}}}"#];
+    let files = ["json", "json-with-schema", "flat", "signs"]
+        .map(|format| [format!("postgres-{format}"), format!("mariadb-{format}")]);
+    let events = files.iter().flatten().flat_map(|file| recorded(file));
+    ours.into_iter().chain(events.flat_map(|event| [event.key(), event.value()]).flatten()).collect()
 }
 
 const FLAT: &str = r#"{"id":1,"status":"paid","before":5,"__deleted":"false","__op":"c","__table":"orders","__schema":"sales",

@@ -28,6 +28,7 @@ struct AsWritten {
     owner: Option<String>,
     description: Option<String>,
     freshness_s_max: Option<Spanned<u64>>,
+    age_s_max: Option<Spanned<u64>>,
     #[serde(default)]
     watch: Vec<WatchAsWritten>,
     #[serde(default)]
@@ -42,6 +43,9 @@ struct WatchAsWritten {
     key: Option<Spanned<String>>,
     sql: Option<Spanned<String>>,
 }
+
+/// The least of `age_s_max`: a walk over all ids takes half of it.
+const AGE_S_LEAST: u64 = 10;
 
 /// Reads one folder and collects what it finds on the way.
 pub(super) struct Reader<'a> {
@@ -74,6 +78,7 @@ impl<'a> Reader<'a> {
             owner: written.owner,
             description: written.description,
             freshness_s_max: written.freshness_s_max.map(Spanned::into_inner),
+            age_s_max: written.age_s_max.map(Spanned::into_inner),
             watch,
             from: written.from,
             columns: written.columns.map(Spanned::into_inner).unwrap_or_default(),
@@ -153,6 +158,16 @@ impl<'a> Reader<'a> {
             let mend = "write the seconds that a document may be behind, or leave it out";
             self.error(JOB_FILE, line(text, &freshness.span()), "freshness_s_max is 0", mend);
         }
+        if let Some(age) = &written.age_s_max {
+            if *age.get_ref() < AGE_S_LEAST {
+                let mend = "write the seconds that a document may be old, 10 or more, or leave it out";
+                self.error(JOB_FILE, line(text, &age.span()), format!("age_s_max is {}", age.get_ref()), mend);
+            }
+            if written.from == From::Event {
+                let mend = "remove it: what comes from events is not read again";
+                self.error(JOB_FILE, line(text, &age.span()), "age_s_max has no effect on events", mend);
+            }
+        }
     }
 
     /// What the documents of a job from events are: the rows of its one table, by the row's own key.
@@ -225,7 +240,7 @@ impl<'a> Reader<'a> {
 
     fn not_understood(&mut self, text: &str, error: &toml::de::Error) {
         let at = error.span().and_then(|span| line(text, &span));
-        let mend = "index, source and key are needed; owner, description, freshness_s_max, from, [columns] and [[watch]] are allowed";
+        let mend = "index, source and key are needed; owner, description, freshness_s_max, age_s_max, from, [columns] and [[watch]] are allowed";
         self.error(JOB_FILE, at, error.message().trim_end().replace('\n', ", "), mend);
     }
 

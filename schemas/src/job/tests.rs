@@ -91,6 +91,7 @@ fn what_the_toml_is_refused_for() {
     refused(&format!("{TOML}x = ["), "job.toml:4: ");
     refused(&TOML.replace("\"shop\"", "\"\""), "job.toml:2: source is empty");
     refused(&format!("{TOML}freshness_s_max = 0\n"), "job.toml:4: freshness_s_max is 0");
+    refused(&format!("{TOML}age_s_max = 9\n"), "job.toml:4: age_s_max is 9");
     refused(
         &format!("{TOML}[[watch]]\ntable = \"orders\"\nkey = \"id\""),
         "job.toml:5: table \"orders\" has no schema",
