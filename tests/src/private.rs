@@ -7,7 +7,7 @@ use crate::eventually;
 use crate::naming::unique_name;
 use crate::proxy::Proxy;
 use crate::rabbit::Rabbit;
-use crate::script::{free_port, freeze, lab, run, run_async, script, signal};
+use crate::script::{free_port, freeze, lab, log, run, run_async, script, signal};
 use crate::stack::stack;
 use crate::tls::Signed;
 
@@ -227,6 +227,11 @@ impl PrivateService {
     /// Where its files are.
     pub(crate) fn folder(&self) -> std::path::PathBuf {
         lab().join("data").join(&self.node)
+    }
+
+    /// Where its log is.
+    pub(crate) fn log(&self) -> std::path::PathBuf {
+        log(&self.node)
     }
 
     /// Tells its script more.

@@ -20,6 +20,11 @@ pub(crate) fn lab() -> PathBuf {
     std::env::var_os("LAB").map_or_else(|| PathBuf::from("/var/tmp/pinion-stack"), PathBuf::from)
 }
 
+/// Where a server's log is.
+pub(crate) fn log(node: &str) -> PathBuf {
+    lab().join("logs").join(format!("{node}.log"))
+}
+
 /// One of the scripts of `stack/bin`, with the variables that tell it which instance is meant.
 pub(crate) fn script(name: &str, environment: &[(&str, String)]) -> Command {
     let mut command = Command::new(top().join("stack/bin").join(name));
@@ -67,9 +72,9 @@ pub(crate) fn free_port(offsets: &[u16]) -> Result<u16> {
     const FIRST: u16 = 20_000;
     const SPAN: u16 = 12_000;
     const STEP: u16 = 7;
-    /// Where to look next: tests of one process don't look at the same port, those of two hardly.
+    /// Where to look next: tests of one process don't look at the same port, those of two hardly, though begun one after the other.
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(SPAN)) as u16;
+    let start = (std::process::id().wrapping_mul(4093) % u32::from(SPAN)) as u16;
     for _ in 0..1000 {
         let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) * u32::from(STEP);
         let port = FIRST + ((u32::from(start) + turn) % u32::from(SPAN)) as u16;

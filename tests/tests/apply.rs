@@ -42,9 +42,9 @@ async fn applying_twice_changes_nothing() -> Result<()> {
     let planned = pinion.command(&["plan"]).await?.ok()?.stdout;
     let queue = format!("  + queue {}.orders (routing key orders)\n", namespace.name());
     assert!(planned.contains(&queue), "{planned}");
-    assert!(planned.ends_with("31 to create. `pinion apply` does it.\n"), "{planned}");
+    assert!(planned.ends_with("35 to create. `pinion apply` does it.\n"), "{planned}");
     let done = pinion.command(&["apply"]).await?.ok()?.stdout;
-    assert!(done.contains(&queue) && done.ends_with("31 done.\n"), "{done}");
+    assert!(done.contains(&queue) && done.ends_with("35 done.\n"), "{done}");
     let before = index_of(&namespace, "orders").await?;
     assert_eq!(pinion.command(&["apply"]).await?.ok()?.stdout, "Nothing to do.\n");
     assert_eq!(plan(&pinion).await?, json!({"pending": 0, "remaining": 0, "steps": []}));

@@ -9,9 +9,8 @@ use futures_util::{StreamExt, stream};
 use pinion_client::{PublishError, Publisher, PublisherConfig};
 use pinion_schemas::{Job, Names};
 use pinion_tests::{
-    Metrics, Namespace, Pinion, PrivateElasticsearch, PrivateRabbit, Rabbit, Setup, Worker, eventually,
+    Metrics, Namespace, Pinion, PrivateElasticsearch, PrivateRabbit, Proxy, Rabbit, Setup, Worker, eventually,
 };
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, dead_letters_of, patience, send, settled};
@@ -19,17 +18,31 @@ use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, dead_letters_of, 
 /// What a prefetch of 300 is made of: a batch in each place for reads and bulks, and the next one.
 const PREFETCH_300: &str = "batch_max = 50\nfetches_in_flight_max = 2\nbulks_in_flight_max = 3\n";
 
+/// The reads that wait for long, by their servers' process ids.
+async fn sleeping(namespace: &Namespace) -> Result<Vec<i32>> {
+    let question = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    Ok(sqlx::query_scalar(question).fetch_all(namespace.superuser()).await?)
+}
+
+/// Ends them: the server would not notice that nobody waits for them before the sleep's end.
+async fn end_sleeping(namespace: &Namespace) -> Result<()> {
+    eventually("the reads to be gone", TIMEOUT, async || {
+        for pid in sleeping(namespace).await? {
+            namespace.execute(&format!("SELECT pg_terminate_backend({pid})")).await?;
+        }
+        Ok(sleeping(namespace).await?.is_empty().then_some(()))
+    })
+    .await
+}
+
 /// Starts a worker, and kills it when it reads the poison: whoever reads it waits for long. Gives the worker that got past it.
 async fn survivor(namespace: &Namespace, pinion: &Pinion, deaths: &mut usize) -> Result<Worker> {
-    let reads = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
-    let (count, end) = (format!("SELECT count(*) {reads}"), format!("SELECT pg_terminate_backend(pid) {reads}"));
     loop {
         let worker = pinion.work(&["--jobs", "notes"]).await?;
         let poisoned = eventually("the poison to be read, or to be a dead letter", TIMEOUT, async || {
-            let reading: i64 =
-                sqlx::query_scalar(sqlx::AssertSqlSafe(count.as_str())).fetch_one(namespace.superuser()).await?;
             let letters = || async { anyhow::Ok(dead_letters(namespace).await?.len()) };
-            Ok(if reading > 0 { Some(true) } else { (letters().await? > 0).then_some(false) })
+            let reading = !sleeping(namespace).await?.is_empty();
+            Ok(if reading { Some(true) } else { (letters().await? > 0).then_some(false) })
         })
         .await
         .with_context(|| format!("after {deaths} deaths: {}", worker.log().unwrap_or_default()))?;
@@ -38,14 +51,7 @@ async fn survivor(namespace: &Namespace, pinion: &Pinion, deaths: &mut usize) ->
         }
         worker.kill().await?;
         *deaths += 1;
-        // The server would not notice before the sleep's end.
-        eventually("the poison's read to be gone", TIMEOUT, async || {
-            namespace.execute(&end).await?;
-            let reading: i64 =
-                sqlx::query_scalar(sqlx::AssertSqlSafe(count.as_str())).fetch_one(namespace.superuser()).await?;
-            Ok((reading == 0).then_some(()))
-        })
-        .await?;
+        end_sleeping(namespace).await?;
     }
 }
 
@@ -61,7 +67,7 @@ async fn of_300_messages_only_the_one_that_kills_its_worker_30_times_is_a_dead_l
         .await?;
     let setup = Setup {
         replicas: Vec::new(),
-        worker: format!("{PREFETCH_300}fetch_s_max = 600\ndeliveries_max = 28\n"),
+        worker: format!("{PREFETCH_300}fetch_s_max = 600\ndeliveries_max = 27\n"),
         ..Setup::without_jobs(&namespace)?
     };
     let sql = format!(
@@ -75,12 +81,12 @@ async fn of_300_messages_only_the_one_that_kills_its_worker_30_times_is_a_dead_l
 
     let mut deaths = 0;
     let worker = survivor(&namespace, &pinion, &mut deaths).await?;
-    // Twice with all that was prefetched, and then alone, among the suspects, as often as deliveries_max allows.
+    // Twice with all that was prefetched, once among the suspects, and then alone as often as deliveries_max allows.
     assert_eq!(deaths, 30);
     let letters = dead_letters_of(&namespace, 1).await?;
     assert_eq!(letters[0]["reason"], "poison", "{letters:?}");
     let error = letters[0]["error"].as_str().context("an error")?;
-    assert!(error.contains("delivered 28 times"), "{error}");
+    assert!(error.contains("27 workers have ended"), "{error}");
     eventually("all other documents", TIMEOUT, async || {
         let count = namespace.elastic().count(&namespace.index("notes")).await?;
         ensure!(count == 299, "there are {count}");
@@ -88,9 +94,10 @@ async fn of_300_messages_only_the_one_that_kills_its_worker_30_times_is_a_dead_l
     })
     .await?;
     assert_eq!(namespace.elastic().get(&namespace.index("notes"), &POISON.to_string()).await?, None);
-    let queues = ["notes", "notes.low", "notes.suspects"].map(|queue| format!("{}.{queue}", namespace.name()));
+    let queues =
+        ["notes", "notes.low", "notes.suspects", "notes.alone"].map(|queue| format!("{}.{queue}", namespace.name()));
     eventually("the suspects to be done", TIMEOUT, async || {
-        Ok((namespace.rabbit().ready(&queues[2]).await? == 0).then_some(()))
+        Ok((namespace.rabbit().ready(&queues[3]).await? == 0).then_some(()))
     })
     .await?;
     assert_eq!(worker.terminate().await?, 0);
@@ -98,6 +105,58 @@ async fn of_300_messages_only_the_one_that_kills_its_worker_30_times_is_a_dead_l
         assert_eq!(namespace.rabbit().ready(queue).await?, 0, "{queue}");
     }
     assert_eq!(dead_letters(&namespace).await?.len(), 1);
+    namespace.finish().await
+}
+
+/// A message that is read alone, and whose readers lose their connection, again and again.
+#[tokio::test]
+async fn lost_connections_condemn_no_message() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    namespace
+        .execute(
+            "CREATE TABLE notes (id bigint PRIMARY KEY); CREATE TABLE slow (id bigint);
+             GRANT SELECT ON notes, slow TO pinion; INSERT INTO notes VALUES (1); INSERT INTO slow VALUES (1)",
+        )
+        .await?;
+    let rabbit = namespace.rabbit();
+    let wire = Proxy::before(reqwest::Url::parse(rabbit.url())?.port().context("a port")?).await?;
+    let setup = Setup {
+        rabbitmq: wire.url(rabbit.url())?,
+        replicas: Vec::new(),
+        worker: "fetch_s_max = 600\nfetches_in_flight_max = 20\ndeliveries_max = 4\n".to_owned(),
+        ..Setup::without_jobs(&namespace)?
+    };
+    let sql = "SELECT n.id AS _id, (SELECT pg_sleep(600)::text FROM slow) AS slept FROM notes n WHERE n.id = ANY(:ids)";
+    let mapping = r#"{"mappings": {"properties": {"slept": {"type": "keyword"}}}}"#;
+    setup.write_job(&namespace, "notes", "index = \"notes\"\nsource = \"shop\"\nkey = \"bigint\"\n", sql, mapping)?;
+    let pinion = applied(&namespace, &setup).await?;
+    let workers = [pinion.work(&["--jobs", "notes"]).await?, pinion.work(&["--jobs", "notes"]).await?];
+    let alone = format!("{}.notes.alone", namespace.name());
+    let message = json!({"id": 1, "job_name": "notes"}).to_string().into_bytes();
+    rabbit.publish("", &alone, &[message]).await?;
+
+    // A read that was ended would be tried again, and the message go back by the worker's own hand: they sleep on.
+    for interruptions in 0..10 {
+        eventually("the message to be read", TIMEOUT, async || {
+            Ok((sleeping(&namespace).await?.len() > interruptions).then_some(()))
+        })
+        .await?;
+        wire.cut();
+    }
+    namespace.execute("DELETE FROM slow").await?;
+    end_sleeping(&namespace).await?;
+    eventually("the document", TIMEOUT, async || {
+        Ok(namespace.elastic().get(&namespace.index("notes"), "1").await?.map(drop))
+    })
+    .await?;
+    assert_eq!(dead_letters(&namespace).await?.len(), 0);
+    for worker in workers {
+        assert_eq!(worker.terminate().await?, 0);
+    }
+    assert_eq!(rabbit.ready(&alone).await?, 0);
+    let jobs = format!("{}-jobs", namespace.name());
+    let noted = namespace.elastic().get(&jobs, "interrupted:notes").await?.context("the job's notes")?;
+    assert_eq!(noted["_source"]["interrupted"], json!([]), "a message that is done is no longer noted");
     namespace.finish().await
 }
 
@@ -110,6 +169,30 @@ async fn send_to(rabbit: &Rabbit, queue: &str, ids: impl IntoIterator<Item = i64
 
 fn messages(metrics: &Metrics, verdict: &str) -> f64 {
     metrics.sum("pinion_messages_total", &[("job", "orders"), ("verdict", verdict)])
+}
+
+/// Ends the worker once all messages of these queues are settled. What goes back at its end, another one does.
+async fn all_settled(pinion: &Pinion, mut worker: Worker, rabbit: &Rabbit, queues: &[&str]) -> Result<()> {
+    let waiting = async || {
+        let mut waiting = 0;
+        for queue in queues {
+            waiting += rabbit.ready(queue).await?;
+        }
+        anyhow::Ok(waiting)
+    };
+    loop {
+        eventually("all messages to be settled, or in hand", TIMEOUT, async || {
+            let waiting = waiting().await?;
+            ensure!(waiting == 0, "{waiting} wait: {}", worker.log()?);
+            Ok(Some(()))
+        })
+        .await?;
+        assert_eq!(worker.terminate().await?, 0);
+        if waiting().await? == 0 {
+            return Ok(());
+        }
+        worker = pinion.work(&["--jobs", "orders"]).await?;
+    }
 }
 
 /// Away, and then frozen, for longer than the broker lets a consumer hold its messages.
@@ -126,14 +209,20 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
         worker: "hold_s_max = 600\n".to_owned(),
         ..Setup::shop(&namespace)?
     };
-    let worker = applied(&namespace, &setup).await?.work(&["--jobs", "orders"]).await?;
+    let pinion = applied(&namespace, &setup).await?;
     let index = namespace.index("orders");
     let live = format!("{}.orders", namespace.name());
-    let suspects = format!("{live}.suspects");
-    let outages =
-        [("accepted", true, &live, ORDERS), ("cancelled", false, &live, ORDERS), ("dispatched", false, &suspects, 1)];
+    let (suspects, alone) = (format!("{live}.suspects"), format!("{live}.alone"));
+    let outages = [
+        ("accepted", true, &live, ORDERS),
+        ("cancelled", false, &live, ORDERS),
+        // No more suspects are taken together.
+        ("dispatched", false, &suspects, 32),
+        ("delivered", false, &alone, 1),
+    ];
     for (status, stopped, queue, messages_sent) in outages {
-        let taken_before = messages(&worker.metrics().await?, "accepted");
+        // One of its own: what another outage left in hand would keep it from these.
+        let worker = pinion.work(&["--jobs", "orders"]).await?;
         if stopped {
             node.service().stop().await?
         } else {
@@ -142,7 +231,7 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
         namespace.execute(&format!("UPDATE orders SET status = '{status}' WHERE id <= {messages_sent}")).await?;
         send_to(broker.rabbit(), queue, 1..=i64::from(messages_sent)).await?;
         eventually("the worker to hold the messages", TIMEOUT, async || {
-            let taken = messages(&worker.metrics().await?, "accepted") - taken_before;
+            let taken = messages(&worker.metrics().await?, "accepted");
             Ok((taken >= f64::from(messages_sent)).then_some(()))
         })
         .await?;
@@ -159,7 +248,7 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
             node.service().resume()?
         }
         // A start takes longer than the broker's patience; while it goes on they may be taken once too early.
-        let taken = messages(&worker.metrics().await?, "accepted") - taken_before;
+        let taken = messages(&worker.metrics().await?, "accepted");
         assert!(taken <= f64::from(3 * messages_sent), "{taken} messages were taken: it goes round and round");
         eventually("all orders", patience(ORDERS), async || {
             node.elastic().refresh(&index).await?;
@@ -170,20 +259,9 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
         })
         .await?;
         // A bulk that took too long for the worker may have been written all the same: its messages come once more.
-        eventually("all messages to be settled", TIMEOUT, async || {
-            for queue in [&live, &suspects] {
-                let told = broker.rabbit().management(Method::GET, &format!("/queues/%2f/{queue}"), None).await?;
-                ensure!(told["messages"] == 0, "there are {} in {queue}", told["messages"]);
-            }
-            Ok(Some(()))
-        })
-        .await?;
+        all_settled(&pinion, worker, broker.rabbit(), &[&live, &suspects, &alone]).await?;
     }
     assert_eq!(node.elastic().count(&format!("{}-dead-letters", namespace.name())).await?, 0);
-    assert_eq!(worker.terminate().await?, 0);
-    for queue in [live, suspects] {
-        assert_eq!(broker.rabbit().ready(&queue).await?, 0, "{queue}");
-    }
     namespace.finish().await
 }
 

@@ -240,6 +240,39 @@ async fn snapshots_restarts_and_killed_workers_leave_the_newest() -> Result<()> 
     rows.finish().await
 }
 
+/// What the kit makes in a database, and what its README says to insert.
+const SIGNALS: &str =
+    "CREATE TABLE debezium_signal (id varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data varchar(2048))";
+
+fn read_anew(table: &str) -> String {
+    let data = json!({"type": "incremental", "data-collections": [table]});
+    format!("INSERT INTO debezium_signal (id, type, data) VALUES ('again', 'execute-snapshot', '{data}')")
+}
+
+/// An index that is deleted is built anew by the connector, which goes on following meanwhile.
+#[tokio::test]
+async fn a_table_that_is_read_anew_builds_a_new_index() -> Result<()> {
+    let before = format!("{SIGNALS}; INSERT INTO rows (id, i4) SELECT n, 0 FROM generate_series(1, 3000) AS n");
+    let rows = Rows::start(json!({}), TYPES, MAPPING, &before).await?;
+    rows.execute("UPDATE rows SET i4 = 1 WHERE id <= 10").await?;
+    rows.caught_up(&["offsets", "--job", "told", "--json"]).await?;
+    assert_eq!(rows.documents("told").await?.len(), 10, "what was there before is not in the feed");
+    rows.pinion.command(&["pause", "told"]).await?.ok()?;
+    rows.state("paused").await?;
+    let index = rows.namespace.elastic().ok(Method::GET, &format!("/{}", rows.namespace.index("told")), None).await?;
+    let index = index.as_object().and_then(|indexes| indexes.keys().next()).context("an index")?.clone();
+    rows.namespace.elastic().ok(Method::DELETE, &format!("/{index}"), None).await?;
+    rows.pinion.command(&["apply"]).await?.ok()?;
+    rows.pinion.command(&["resume", "told"]).await?.ok()?;
+    rows.execute(&read_anew("public.rows")).await?;
+    for step in 1..=20 {
+        rows.execute(&format!("UPDATE rows SET i4 = {step} WHERE id % 20 = {step} % 20")).await?;
+    }
+    rows.equal(3000).await?;
+    assert_eq!(dead_letters(&rows.namespace).await?, Vec::<Value>::new());
+    rows.finish().await
+}
+
 #[tokio::test]
 async fn a_truncated_table_leaves_no_document() -> Result<()> {
     let rows = Rows::start(json!({}), TYPES, MAPPING, "SELECT 1").await?;
@@ -338,6 +371,8 @@ async fn events_of_mariadb_make_documents() -> Result<()> {
          tm time(6), f double, t varchar(20), e enum('a','b'), u bigint unsigned, y year, bl blob)",
     )
     .await?;
+    shop.execute(SIGNALS).await?;
+    shop.execute("INSERT INTO rows_ (id, t) VALUES (5, 'from before')").await?;
     let feed = Feed::start_mysql(&namespace, &shop).await?;
     let setup = feed.configure(Setup::mysql(&namespace, &shop)?);
     let job = "index = \"\"\nsource = \"shop\"\nkey = \"bigint\"\n";
@@ -358,9 +393,10 @@ async fn events_of_mariadb_make_documents() -> Result<()> {
     shop.execute("UPDATE rows_ SET t = 'first' WHERE id = 2; UPDATE rows_ SET t = 'last' WHERE id = 2").await?;
     shop.execute("DELETE FROM rows_ WHERE id = 3; INSERT INTO rows_ (id, t) VALUES (3, 'again'), (4, 'gone')").await?;
     shop.execute("DELETE FROM rows_ WHERE id = 4").await?;
-    pinion.command(&["enqueue", "asked", "1", "2", "3"]).await?.ok()?;
+    shop.execute(&read_anew(&format!("{}.rows_", namespace.name()))).await?;
+    pinion.command(&["enqueue", "asked", "1", "2", "3", "5"]).await?.ok()?;
     eventually("the documents to be equal", TIMEOUT, async || {
-        for id in ["1", "2", "3", "4"] {
+        for id in ["1", "2", "3", "4", "5"] {
             let asked = namespace.elastic().get(&namespace.index("asked"), id).await?;
             let told = namespace.elastic().get(&namespace.index("told"), id).await?;
             let source = |document: &Option<Value>| document.as_ref().map(|document| document["_source"].clone());

@@ -1,5 +1,6 @@
 //! The integration tests, one binary: they run side by side on the same services.
 
+mod age;
 mod apply;
 mod bad_input;
 mod broker_limits;
@@ -26,6 +27,6 @@ mod outages;
 mod postgres_types;
 mod secrets;
 mod shop;
-
 mod tls;
+mod verify;
 mod versions;

@@ -202,6 +202,7 @@ impl Connection {
                 Destination::Low => (format!("pinion.{JOB}.low"), 0),
                 Destination::LowAfter(delay_s) => (format!("pinion.{JOB}.low"), delay_s),
                 Destination::Suspects => (format!("pinion.{JOB}.suspects"), 0),
+                Destination::Alone => (format!("pinion.{JOB}.alone"), 0),
             };
             world.with(|state| {
                 let key = rows_of(&message.payload).first().copied();

@@ -299,7 +299,7 @@ impl Database for Connections {
         unreachable!("only the change feed asks this")
     }
 
-    fn keys<'a>(&'a self, _: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+    fn keys<'a>(&'a self, _: &'a JobDefinition, _: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
         unreachable!("only commands ask this")
     }
 

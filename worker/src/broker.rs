@@ -67,6 +67,7 @@ impl RabbitmqBroker {
             Destination::Live => (names.exchange().to_owned(), names.routing_key(&message.job)),
             Destination::Low => (names.exchange().to_owned(), names.low_routing_key(&message.job)),
             Destination::Suspects => (String::new(), names.suspects_queue(&message.job)),
+            Destination::Alone => (String::new(), names.alone_queue(&message.job)),
             Destination::LowAfter(delay_s) => (delayed(delay_s), names.low_routing_key(&message.job)),
             Destination::LiveAfter(delay_s) => (delayed(delay_s), names.routing_key(&message.job)),
         }

@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod completions;
 mod dead;
+mod diff;
 mod enqueue;
 mod explain;
 mod init;
@@ -14,6 +15,7 @@ mod plan;
 mod shown;
 mod since;
 mod status;
+mod verify;
 mod work;
 
 use std::path::PathBuf;
@@ -74,6 +76,8 @@ enum Command {
     Completions(completions::Completions),
     /// List, show, replay or drop dead letters: jobs that could not be done.
     Dead(dead::Dead),
+    /// Compare two indexes, document by document.
+    Diff(diff::Diff),
     /// Send documents' ids to a job's queue.
     Enqueue(enqueue::Enqueue),
     /// Show why a document is as it is: the source's beside the index's.
@@ -90,6 +94,8 @@ enum Command {
     Resume(pause::Resume),
     /// Show queues, workers, sources and dead letters at a glance.
     Status(status::Status),
+    /// Compare a job's index with its source, both ways; enqueue what is wrong, if asked to.
+    Verify(verify::Verify),
     /// Run the worker: take jobs, index documents, until SIGTERM.
     Work(work::Work),
 }
@@ -130,6 +136,7 @@ pub fn run() -> ExitCode {
             Command::Check(check) => check.run(&global).await,
             Command::Completions(completions) => completions.run(),
             Command::Dead(dead) => dead.run(&global).await,
+            Command::Diff(diff) => diff.run(&global).await,
             Command::Enqueue(enqueue) => enqueue.run(&global).await,
             Command::Explain(explain) => explain.run(&global).await,
             Command::Offsets(offsets) => offsets.run(&global).await,
@@ -138,6 +145,7 @@ pub fn run() -> ExitCode {
             Command::Plan(plan) => plan.run(&global).await,
             Command::Resume(resume) => resume.run(&global).await,
             Command::Status(status) => status.run(&global).await,
+            Command::Verify(verify) => verify.run(&global).await,
             Command::Work(work) => work.run(&global).await,
         }
     });

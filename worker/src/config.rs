@@ -2,6 +2,7 @@
 
 mod feed;
 mod problem;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use url::Url;
 
 use self::problem::{check_shape, describe, without_value};
+pub use self::verify::Verify;
 use crate::substitute::substitute;
 
 /// The annotated file that `pinion init` writes; a test reads it, so it stays true.
@@ -47,6 +49,8 @@ pub struct Config {
     pub worker: Worker,
     /// `[admin]`
     pub admin: Admin,
+    /// `[verify]`, where jobs are verified while the workers run.
+    pub verify: Option<Verify>,
 }
 
 /// The broker.
@@ -194,7 +198,7 @@ pub struct Worker {
     pub fetch_s_max: u64,
     /// A document read longer ago than this is not sent but read again.
     pub document_age_s_max: u64,
-    /// Deliveries from the suspects queue after which a message is a dead letter.
+    /// Workers that end while they read a message alone, after which it is a dead letter.
     pub deliveries_max: u64,
     /// Attempts after which a document that fails by itself is a dead letter.
     pub attempts_max: u32,
@@ -294,6 +298,7 @@ struct Written {
     worker: Worker,
     #[serde(default)]
     admin: Admin,
+    verify: Option<Verify>,
 }
 
 impl Config {
@@ -328,6 +333,7 @@ impl Config {
             kafka: written.kafka,
             worker: written.worker,
             admin: written.admin,
+            verify: written.verify,
         };
         for source in config.sources.values_mut() {
             let when_late = if source.kind == SourceKind::Postgres { OnLag::Primary } else { OnLag::Wait };
@@ -368,6 +374,9 @@ impl Config {
         if let Some(kafka) = &self.kafka {
             self.validate_feed(kafka)?;
         }
+        if let Some(verify) = &self.verify {
+            verify.validate()?;
+        }
         let elasticsearch = &self.elasticsearch;
         if elasticsearch.urls.is_empty() {
             return Err("elasticsearch.urls: at least one node is needed".to_owned());
@@ -395,7 +404,13 @@ impl Config {
             ("elasticsearch.bulk_s_max", elasticsearch.bulk_s_max, 1, 600),
         ];
         let of_feed = self.kafka.iter().flat_map(Kafka::bounds);
-        match bounds.into_iter().chain(of_feed).find(|(_, value, least, most)| value < least || value > most) {
+        let of_verify = self.verify.iter().flat_map(Verify::bounds);
+        match bounds
+            .into_iter()
+            .chain(of_feed)
+            .chain(of_verify)
+            .find(|(_, value, least, most)| value < least || value > most)
+        {
             Some((key, value, least, most)) => Err(format!("{key}: {value} is out of bounds; give {least} to {most}")),
             None => Ok(()),
         }

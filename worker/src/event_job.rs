@@ -7,6 +7,8 @@
 mod decimal;
 mod document;
 mod geometry;
+#[cfg(test)]
+mod recorded_tests;
 mod sort;
 mod truncate;
 mod value;

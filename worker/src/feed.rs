@@ -9,6 +9,10 @@ pub(crate) mod format;
 mod hold;
 pub(crate) mod kafka;
 mod lookout;
+#[cfg(test)]
+pub(crate) mod recorded;
+#[cfg(test)]
+mod recorded_tests;
 mod registry;
 mod round;
 mod touch;

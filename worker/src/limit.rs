@@ -55,12 +55,13 @@ pub enum Signal {
     Pushback,
 }
 
-/// The adaptive limit on bulks in flight: additive increase, multiplicative decrease.
+/// The adaptive limit on bulks in flight: additive increase, multiplicative decrease, and a memory of what was refused.
 ///
-/// Grows by one a round trip while all places are used; shrinks to nine tenths on pushback or when
-/// requests take far longer than they used to (the rule of Vector's adaptive concurrency:
-/// smoothing 0.4, threshold 2.5 standard deviations). With one place left, further pushback makes
-/// batches smaller instead.
+/// Grows by one a round trip while all places are used and requests don't queue: take little longer than they took at the least.
+/// Pushback makes it shrink to seven tenths, so that other workers find room; it then comes back to just below where it was
+/// refused, and goes there again after a while, longer each time. It shrinks to nine tenths when requests take far longer than they
+/// did just before (the rule of Vector's adaptive concurrency: smoothing 0.4, threshold 2.5 standard deviations). With one place
+/// left, further pushback makes batches smaller instead.
 #[derive(Debug)]
 pub struct AdaptiveLimit {
     places: Arc<Semaphore>,
@@ -163,7 +164,25 @@ struct Controller {
     batch_divisor: usize,
     mean_s: f64,
     variance: f64,
+    /// The least mean of a window in which all places were used; forgotten slowly.
+    least_s: f64,
+    refused: Option<Refused>,
+    /// What was sent before the limit was lowered says nothing of the lower one.
+    lowered_at: Instant,
     window: Window,
+}
+
+/// Where the server refused the last time.
+#[derive(Debug)]
+struct Refused {
+    /// The limit.
+    at: usize,
+    /// Windows to stay below it before it is tried again; twice as many after each time.
+    patience: u32,
+    /// Windows that it has stayed below.
+    waited: u32,
+    /// Refusals since, before the limit has come back to just below it: of the same trouble, they say little of the lower limits.
+    aftershocks: u32,
 }
 
 /// What was seen since the last adjustment.
@@ -177,10 +196,22 @@ struct Window {
 }
 
 const SMOOTHING: f64 = 0.4;
-const DECREASE: f64 = 0.9;
 const DEVIATIONS: f64 = 2.5;
 /// Bulks differ in size; less than this above the mean is no sign of trouble.
 const TOLERANCE: f64 = 0.5;
+/// When requests take longer than they used to.
+const DECREASE: f64 = 0.9;
+/// When they are refused: room for other workers.
+const DECREASE_REFUSED: f64 = 0.7;
+/// More in flight than makes all take this much longer than the least is a queue, and no more goodput.
+const QUEUEING: f64 = 1.3;
+/// What the least time grows by in a window.
+const FORGETTING: f64 = 1.0002;
+/// Windows below a limit that was refused, for the first time and at the most.
+const PATIENCE: u32 = 8;
+const PATIENCE_MAX: u32 = 64;
+/// More of them than this, and the lower limit is what is refused.
+const AFTERSHOCKS_MAX: u32 = 8;
 const BATCH_DIVISOR_MAX: usize = 16;
 
 impl Controller {
@@ -191,6 +222,9 @@ impl Controller {
             batch_divisor: 1,
             mean_s: 0.0,
             variance: 0.0,
+            least_s: f64::INFINITY,
+            refused: None,
+            lowered_at: now,
             window: Window::new(now, Duration::ZERO),
         }
     }
@@ -200,32 +234,39 @@ impl Controller {
     }
 
     fn observe(&mut self, now: Instant, took: Duration, signal: Signal, full: bool) {
-        self.window.pushback |= signal == Signal::Pushback;
+        self.window.pushback |= signal == Signal::Pushback && now - took >= self.lowered_at;
         self.window.full |= full;
         if signal == Signal::Accepted {
             self.window.sum_s += took.as_secs_f64();
             self.window.count += 1;
         }
         if now >= self.window.until {
-            self.adjust();
+            self.adjust(now);
             self.window = Window::new(now, Duration::from_secs_f64(self.mean_s.min(10.0)));
         }
     }
 
-    fn adjust(&mut self) {
+    fn adjust(&mut self, now: Instant) {
         let seen_s = (self.window.count > 0).then(|| self.window.sum_s / f64::from(self.window.count));
         let slow = seen_s.is_some_and(|seen_s| {
             let margin = (self.variance.sqrt() * DEVIATIONS).max(self.mean_s * TOLERANCE);
             self.mean_s > 0.0 && seen_s > self.mean_s + margin
         });
-        if self.window.pushback || slow {
-            if self.window.pushback && self.limit <= 1.0 {
+        if let Some(seen_s) = seen_s.filter(|_| self.window.full) {
+            self.least_s = (self.least_s * FORGETTING).min(seen_s);
+        }
+        if self.window.pushback {
+            if self.limit <= 1.0 {
                 self.batch_divisor = (self.batch_divisor * 2).min(BATCH_DIVISOR_MAX);
             }
-            self.limit = (self.limit * DECREASE).max(1.0);
+            self.refused();
+            self.lower(now, DECREASE_REFUSED);
+        } else if slow {
+            self.lower(now, DECREASE);
         } else if self.batch_divisor > 1 {
             self.batch_divisor /= 2;
-        } else if self.window.full {
+        } else if self.window.full && seen_s.is_some_and(|seen_s| seen_s <= self.least_s * QUEUEING) && self.may_grow()
+        {
             self.limit = (self.limit + 1.0).min(self.ceiling);
         }
         if let Some(seen_s) = seen_s {
@@ -237,6 +278,38 @@ impl Controller {
             self.variance = (1.0 - SMOOTHING) * (self.variance + SMOOTHING * distance * distance);
         }
     }
+
+    fn lower(&mut self, now: Instant, to: f64) {
+        self.limit = (self.limit * to).max(1.0);
+        self.lowered_at = now;
+    }
+
+    /// Notes that the present limit was refused.
+    fn refused(&mut self) {
+        let at = self.places();
+        let patience = match &mut self.refused {
+            Some(refused) if refused.waited == 0 && refused.aftershocks < AFTERSHOCKS_MAX => {
+                refused.aftershocks += 1;
+                return;
+            }
+            Some(refused) if refused.at.abs_diff(at) <= 1 => (refused.patience * 2).min(PATIENCE_MAX),
+            _ => PATIENCE,
+        };
+        self.refused = Some(Refused { at, patience, waited: 0, aftershocks: 0 });
+    }
+
+    /// Up to where the server refused at once; there, only now and then.
+    fn may_grow(&mut self) -> bool {
+        let places = self.places();
+        let Some(refused) = &mut self.refused else { return true };
+        if places >= refused.at {
+            // It is taken now.
+            self.refused = None;
+            return true;
+        }
+        refused.waited += u32::from(places + 1 == refused.at);
+        places + 1 < refused.at || refused.waited > refused.patience
+    }
 }
 
 impl Window {
@@ -244,6 +317,10 @@ impl Window {
         Self { until: now + length, pushback: false, full: false, sum_s: 0.0, count: 0 }
     }
 }
+
+#[cfg(test)]
+#[path = "limit_tests.rs"]
+mod shapes;
 
 #[cfg(test)]
 mod tests {

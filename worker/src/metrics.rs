@@ -75,7 +75,7 @@ pub struct SourceLabel {
 pub struct Metrics {
     registry: Registry,
     /// Messages received, by job and by what the source made of them
-    /// (`accepted`, `undecodable`, `suspect`, `moved`).
+    /// (`accepted`, `undecodable`, `suspect`, `alone`, `moved`).
     pub messages: Family<VerdictLabel, Counter>,
     /// Documents settled, by job and verdict.
     pub documents: Family<VerdictLabel, Counter>,
@@ -115,6 +115,16 @@ pub struct Metrics {
     pub feed_publish_seconds: Histogram,
     /// Events that this worker has taken and that are not done, or wait for one that is not.
     pub feed_open: Gauge,
+    /// Rows that were compared with their documents.
+    pub verified: Family<JobLabel, Counter>,
+    /// What the last verification found, by job and kind (`missing`, `orphaned`, `different`, `unwritable`).
+    pub verify_wrong: Family<VerdictLabel, Gauge>,
+    /// When the last verification of all documents of a job ended, in seconds since 1970.
+    pub verify_full: Family<JobLabel, Seconds>,
+    /// Ids that walks for `age_s_max` have enqueued.
+    pub age_walked: Family<JobLabel, Counter>,
+    /// When the last walk over all ids of a job ended, in seconds since 1970.
+    pub age_walk: Family<JobLabel, Seconds>,
     /// Places of the adaptive limit.
     pub limit: Gauge,
     /// Bulk requests in flight.
@@ -163,6 +173,11 @@ impl Default for Metrics {
             feed_silent: Family::default(),
             feed_publish_seconds: seconds(),
             feed_open: Gauge::default(),
+            verified: Family::default(),
+            verify_wrong: Family::default(),
+            verify_full: Family::default(),
+            age_walked: Family::default(),
+            age_walk: Family::default(),
             limit: Gauge::default(),
             bulks_in_flight: Gauge::default(),
             batch_ids: Family::new_with_constructor(sizes),
@@ -202,6 +217,13 @@ impl Metrics {
         );
         self.register_feed();
         let registry = &mut self.registry;
+        registry.register("verified", "Rows compared with their documents by `[verify]`", self.verified.clone());
+        registry.register("verify_wrong", "What `[verify]` found last, by kind", self.verify_wrong.clone());
+        let full = "When `[verify]` was last done with all documents of a job, as a Unix timestamp";
+        registry.register_with_unit("verify_full_timestamp", full, Unit::Seconds, self.verify_full.clone());
+        registry.register("age_walked", "Ids that walks for age_s_max have enqueued", self.age_walked.clone());
+        let walk = "When the last walk over all ids of a job ended, as a Unix timestamp";
+        registry.register_with_unit("age_walk_timestamp", walk, Unit::Seconds, self.age_walk.clone());
         registry.register("bulk_limit", "Places of the adaptive limit", self.limit.clone());
         registry.register("bulks_in_flight", "Bulk requests in flight", self.bulks_in_flight.clone());
         registry.register("batch_ids", "Ids a batch", self.batch_ids.clone());

@@ -13,7 +13,7 @@ pub(crate) mod statement;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use pinion_schemas::JobDefinition;
+use pinion_schemas::{Id, JobDefinition};
 use sqlx::mysql::{MySql as Dialect, MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Transaction as Begun};
 
@@ -104,7 +104,7 @@ impl Mysql {
             source: name.to_owned(),
             flavor,
             primary,
-            replicas: Replicas::new(replicas, Duration::from_millis(source.replica_lag_ms_max)),
+            replicas: Replicas::new(replicas, Duration::from_millis(source.replica_lag_ms_max), false),
             statements: Statements::default(),
         })
     }
@@ -284,8 +284,8 @@ impl Database for Mysql {
         Box::pin(self.tables_with_row_images())
     }
 
-    fn keys<'a>(&'a self, job: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
-        Box::pin(async move { Ok(Box::new(self.list_keys(job).await?) as Box<dyn Keys + 'a>) })
+    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.list_keys(job, after).await?) as Box<dyn Keys + 'a>) })
     }
 
     fn replica_lags<'a>(

@@ -3,6 +3,9 @@
 pub mod apply;
 pub mod check;
 pub mod dead;
+pub mod diff;
+pub mod difference;
+mod documents;
 pub mod enqueue;
 pub mod explain;
 pub mod heartbeat;
@@ -14,6 +17,7 @@ pub mod plan;
 mod state;
 pub mod status;
 pub mod topology;
+pub mod verify;
 pub mod work;
 
 use std::collections::BTreeMap;

@@ -97,9 +97,9 @@ pub trait Database: Send + Sync {
     /// The tables whose changes come with the whole old row, with their schemas.
     fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>>;
 
-    /// All keys of a job, from a server that shows everything committed so far: those of the table's column that the job's
+    /// All keys of a job after `after`, or from the first, from a server that shows everything committed so far: those of the table's column that the job's
     /// query selects as `_id`. A [`Fault::Job`] says why they can't be listed from the query.
-    fn keys<'a>(&'a self, job: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>>;
+    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>>;
 
     /// Asks all replicas at once how far behind the primary's position they are; each has `patience` to answer. Their names
     /// come first.
@@ -123,6 +123,9 @@ pub trait Keys: Send {
 
     /// The next page; empty behind the last one. After an error the same page may be asked again.
     fn page(&mut self) -> Future_<'_, Result<Vec<Id>, Fault>>;
+
+    /// Those of `ids` that are among the keys now, on a server that shows everything committed so far.
+    fn present<'a>(&'a self, ids: &'a [Id]) -> Future_<'a, Result<Vec<Id>, Fault>>;
 }
 
 /// One snapshot of a database, with the position that was read before it was taken.
@@ -236,8 +239,10 @@ pub enum Destination {
     Live,
     /// To a job's low queue.
     Low,
-    /// To the queue of suspects, read one at a time.
+    /// To the queue of suspects, read with nothing but each other.
     Suspects,
+    /// To the queue of those that are read one at a time.
+    Alone,
     /// To a job's low queue, after the given delay in seconds.
     LowAfter(u64),
     /// To a job's queue, after the given delay in seconds.

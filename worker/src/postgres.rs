@@ -11,7 +11,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pinion_schemas::{JobDefinition, Lsn};
+use pinion_schemas::{Id, JobDefinition, Lsn};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres as Dialect};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, Transaction as Begun};
 
@@ -83,11 +83,12 @@ impl Postgres {
             "BEGIN ISOLATION LEVEL {isolation} READ ONLY; SET LOCAL statement_timeout = '{}s'",
             worker.fetch_s_max
         );
+        let (lag, on_lag) = (Duration::from_millis(source.replica_lag_ms_max), source.on_lag.unwrap_or(OnLag::Primary));
         Ok(Self {
             source: name.to_owned(),
             primary,
-            replicas: Replicas::new(replicas, Duration::from_millis(source.replica_lag_ms_max)),
-            on_lag: source.on_lag.unwrap_or(OnLag::Primary),
+            replicas: Replicas::new(replicas, lag, on_lag == OnLag::Primary),
+            on_lag,
             fence_at: source.fence,
             begin: begin.into(),
             statements: Statements::default(),
@@ -146,12 +147,15 @@ impl Postgres {
         Fault::Again { service: Service::Source(self.source.clone()), reason }
     }
 
-    /// Commits a record on the primary and returns its position, which is then flushed.
+    /// Commits a record on the primary and returns its position, which is then flushed, whatever `synchronous_commit` says: one
+    /// that is not may be used again after a crash.
     async fn emit(&self) -> Result<u64, Fault> {
         let question = if planted(Bug::UnflushedPosition) {
-            "SELECT pg_logical_emit_message(false, 'pinion', '')::text"
+            "SELECT pg_current_wal_insert_lsn()::text"
         } else {
-            "SELECT pg_logical_emit_message(true, 'pinion', '')::text"
+            "SELECT pg_logical_emit_message(true, 'pinion', '')::text \
+             FROM current_setting('synchronous_commit') AS was, \
+             set_config('synchronous_commit', CASE was WHEN 'off' THEN 'local' ELSE was END, true)"
         };
         let emitted = sqlx::query_scalar::<_, String>(question).fetch_one(&self.primary.pool).await;
         self.lsn(&emitted.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?)
@@ -318,8 +322,8 @@ impl Database for Postgres {
         Box::pin(self.replica_identity_full())
     }
 
-    fn keys<'a>(&'a self, job: &'a JobDefinition) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
-        Box::pin(async move { Ok(Box::new(self.list_keys(job).await?) as Box<dyn Keys + 'a>) })
+    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.list_keys(job, after).await?) as Box<dyn Keys + 'a>) })
     }
 
     fn replica_lags<'a>(

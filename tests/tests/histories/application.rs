@@ -9,14 +9,17 @@ use pinion_schemas::Job;
 use pinion_tests::Dice;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::changes::{Allowed, Once, Statement, Touch, Transaction};
+use super::plan::Plan;
 use super::record::{COMMITTED, Document, Record};
-use super::shop::{Connection, Shop};
+use super::shop::{Connection, Database, Shop};
 
 /// How often an application changes the shop.
 pub(super) const EVERY: Duration = Duration::from_millis(120);
+/// How late the last hooks may be, when nothing else changes any more.
+const AFTERWARDS: Duration = Duration::from_secs(20);
 /// Between two tries of a hook.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -27,25 +30,33 @@ pub(super) struct Application<'a> {
     pub(super) hooks: Option<Publisher>,
     /// Closed while the primary is killed or replaced.
     pub(super) gate: &'a RwLock<()>,
-    pub(super) hook_delay_max: Duration,
+    pub(super) plan: &'a Plan,
 }
 
 impl Application<'_> {
-    /// That many transactions. Its own dice decide what it does; those of the hooks, which throw as often as there are documents
-    /// to tell of, are others.
-    pub(super) async fn run(&self, number: usize, mut dice: Dice, transactions: usize, spoil: bool) -> Result<()> {
+    /// The plan's transactions, as far as they fit into its time. Its own dice decide what it does; those of the hooks, which throw as
+    /// often as there are documents to tell of, are others.
+    pub(super) async fn run(&self, number: usize, mut dice: Dice) -> Result<()> {
         let mut hook_dice = dice.split();
         let mut once = Once::new(number);
         let mut late = JoinSet::new();
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for count in 0..transactions {
-            let early = count < transactions / 2;
+        let plan = self.plan;
+        let until = Instant::now() + plan.duration;
+        let spoil = plan.database == Database::Postgres;
+        for count in 0..plan.transactions {
+            let early = count < plan.transactions / 2;
             let transaction =
                 Transaction::new(&mut dice, &mut once, Allowed { truncate: early, spoil: early && spoil });
             ticks.tick().await;
             let touched = self.carry_out(&transaction).await?;
-            self.tell(touched, &mut hook_dice, &mut late).await?;
+            let longest = until.saturating_duration_since(Instant::now()).max(AFTERWARDS);
+            self.tell(touched, &mut hook_dice, longest, &mut late).await?;
+            // On a slow machine some are left over.
+            if Instant::now() > until {
+                break;
+            }
         }
         while let Some(told) = late.join_next().await {
             told??;
@@ -90,13 +101,20 @@ impl Application<'_> {
     }
 
     /// As hooks do: mostly at once, some twice, some late and so out of order.
-    async fn tell(&self, touched: BTreeSet<Document>, dice: &mut Dice, late: &mut JoinSet<Result<()>>) -> Result<()> {
+    async fn tell(
+        &self,
+        touched: BTreeSet<Document>,
+        dice: &mut Dice,
+        longest: Duration,
+        late: &mut JoinSet<Result<()>>,
+    ) -> Result<()> {
         let Some(hooks) = &self.hooks else { return Ok(()) };
-        let longest_ms = i64::try_from(self.hook_delay_max.as_millis())?;
+        let (delay_ms_max, longest_ms) =
+            (i64::try_from(self.plan.hook_delay_max.as_millis())?, i64::try_from(longest.as_millis())?);
         let mut at_once = Vec::new();
         for document in touched {
             match dice.of(1..=100) {
-                1..=2 => self.tell_later(hooks, document, dice.of(0..=longest_ms), late),
+                1..=2 => self.tell_later(hooks, document, dice.of(0..=delay_ms_max).min(longest_ms), late),
                 3..=8 => self.tell_later(hooks, document, dice.of(0..=2000), late),
                 9..=18 => at_once.extend([document, document]),
                 _ => at_once.push(document),

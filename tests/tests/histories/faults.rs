@@ -25,6 +25,10 @@ const WORKERS_MAX: usize = 4;
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(300);
 /// Who fills the write queue.
 const FLOODERS: usize = 40;
+/// So long the next fault of a lane waits after the one before is over: a server that is never there shows nothing.
+const REST: Duration = Duration::from_secs(1);
+/// The same of RabbitMQ, which elects its queues' leaders after a start.
+const BROKER_REST: Duration = Duration::from_secs(6);
 
 /// The workers, of which some come and go.
 pub(super) struct Workers<'a> {
@@ -114,11 +118,17 @@ impl Faults<'_> {
             Ok(())
         };
         let lane = |lane: Lane| async move {
+            let rest = if lane == Lane::Broker { BROKER_REST } else { REST };
             for planned in of(lane) {
                 self.begin(began, planned).await;
                 let done = self.carry_out(planned.fault).await;
                 done.with_context(|| format!("{:?}", planned.fault))?;
                 self.record.note([], format!("{:?} is over", planned.fault));
+                sleep(rest).await;
+                // On a slow machine some are left over.
+                if began.elapsed() > self.plan.duration {
+                    break;
+                }
             }
             Ok::<_, anyhow::Error>(())
         };
@@ -189,7 +199,7 @@ impl Faults<'_> {
             }
             Fault::FeedRewound => self.insist(&["offsets", "--rewind-to", "10s", "--yes"]).await,
             Fault::DeadLettersReplayed => self.replay().await,
-            Fault::IndexDropped(job) => self.drop_index(job).await,
+            Fault::IndexDropped(job, pause) => self.drop_index(job, pause).await,
         }
     }
 
@@ -291,25 +301,19 @@ impl Faults<'_> {
     async fn kill_the_primary(&self) -> Result<()> {
         let cluster = self.shop.cluster.as_ref().context("PostgreSQL")?;
         let closed = self.gate.write().await;
-        let mut database = self.shop.connect().await?;
-        let large = tokio::spawn(async move {
-            database.run("BEGIN").await?;
-            loop {
-                database
-                    .run(
-                        "SELECT pg_logical_emit_message(true, 'large', repeat('x', 20000)) FROM generate_series(1, 20)",
-                    )
-                    .await?;
-            }
-            #[allow(unreachable_code)]
-            Ok::<_, anyhow::Error>(())
-        });
+        let mut large = self.shop.connect().await?;
+        // Whoever reads a page that can be tidied up does so, and the log of that is written soon.
+        large.run("VACUUM").await?;
+        large.run("BEGIN").await?;
+        // Less than the server's buffers of log, 4 MB, have room for: full ones are written.
+        let message = "SELECT pg_logical_emit_message(true, 'large', repeat('x', 20000)) FROM generate_series(1, 140)";
+        large.run(message).await?;
         if let Some(hooks) = self.hooks {
             // The broker may be away.
             let published = futures_util::future::try_join_all((1..=200).map(|id| publish(hooks, ("orders", id))));
             tokio::time::timeout(Duration::from_secs(5), published).await.unwrap_or(Ok(Vec::new()))?;
         }
-        sleep(Duration::from_millis(150)).await;
+        sleep(Duration::from_millis(500)).await;
         let replica = &cluster.replicas[0];
         if self.shop.is_switched_over() {
             replica.kill().await?;
@@ -318,12 +322,12 @@ impl Faults<'_> {
             cluster.primary.kill().await?;
             cluster.primary.restart().await?;
         }
-        ensure!(large.await?.is_err(), "a transaction outlived its server");
+        ensure!(large.run("COMMIT").await.is_err(), "a transaction outlived its server");
         drop(closed);
         Ok(())
     }
 
-    async fn drop_index(&self, job: &'static str) -> Result<()> {
+    async fn drop_index(&self, job: &'static str, pause: Duration) -> Result<()> {
         let elastic = self.servers.elasticsearch.elastic();
         let alias = self.shop.namespace.index(job);
         let removed = eventually("an index to be deleted", OPERATOR_TIMEOUT, async || {
@@ -334,6 +338,7 @@ impl Faults<'_> {
             Ok(Some(()))
         });
         self.readers.forget(job, removed).await?;
+        sleep(pause).await;
         eventually("the index to be made again", OPERATOR_TIMEOUT, async || {
             let (_, live) = elastic.request(Method::GET, &format!("/{alias}"), None).await?;
             if !live[&alias].is_null() {

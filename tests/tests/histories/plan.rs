@@ -73,8 +73,8 @@ pub(super) enum Fault {
     KafkaRestarted,
     FeedRewound,
     DeadLettersReplayed,
-    /// An index is deleted, made again by `apply`, and filled.
-    IndexDropped(&'static str),
+    /// An index is deleted; after that time it is made again by `apply`, and filled.
+    IndexDropped(&'static str, Duration),
 }
 
 impl Fault {
@@ -103,7 +103,7 @@ impl Fault {
             Self::KafkaRestarted => "restarts of Kafka",
             Self::FeedRewound => "feeds rewound",
             Self::DeadLettersReplayed => "dead letters replayed",
-            Self::IndexDropped(_) => "indexes dropped",
+            Self::IndexDropped(..) => "indexes dropped",
         }
     }
 }
@@ -140,6 +140,8 @@ pub(super) struct Plan {
     pub(super) transactions: usize,
     /// Whether commits on PostgreSQL wait for a replica.
     pub(super) synchronous: bool,
+    /// Whether those of the workers' role wait for none all the same.
+    pub(super) hasty_workers: bool,
     /// How long a replica on PostgreSQL is waited for, before documents are read from the primary.
     pub(super) replica_lag_ms_max: u64,
     /// How long the way to the database is.
@@ -168,6 +170,7 @@ impl Plan {
             writers: usize::try_from(dice.of(2..=3)).unwrap_or(2),
             transactions: usize::try_from(duration.as_millis() / EVERY.as_millis()).unwrap_or(usize::MAX),
             synchronous,
+            hasty_workers: synchronous && (seed / 6).is_multiple_of(2),
             replica_lag_ms_max: if dice.percent(50) { 500 } else { 5000 },
             latency: Duration::from_millis([0, 3, 12][usize::try_from(dice.of(0..=2)).unwrap_or_default()]),
             // Minutes, in a history that lasts for some.
@@ -191,8 +194,13 @@ impl Plan {
             Bug::UnflushedPosition => {
                 has(|fault| fault == Fault::Promoted) && has(|fault| fault == Fault::PrimaryKilled)
             }
-            Bug::FeedBeforeVisible => self.synchronous && has(|fault| matches!(fault, Fault::ReplicationFrozen(_))),
-            Bug::IndexMadeByBulk => has(|fault| matches!(fault, Fault::IndexDropped(_))),
+            Bug::FeedBeforeVisible => {
+                self.mode == Mode::Feed
+                    && self.hasty_workers
+                    && self.replica_lag_ms_max <= 500
+                    && self.schedule.iter().any(|planned| self.reads_what_waits(planned))
+            }
+            Bug::IndexMadeByBulk => has(|fault| matches!(fault, Fault::IndexDropped(..))),
             // No replica is up to date, one is waited for, and rows change meanwhile.
             Bug::RepeatableRead => {
                 let stops = |fault| matches!(fault, Fault::ReplicationFrozen(_));
@@ -202,6 +210,28 @@ impl Plan {
             Bug::PositionAfterTheSnapshot => self.database == Database::Postgres && !self.latency.is_zero(),
             _ => self.database == Database::Postgres,
         }
+    }
+
+    /// Whether documents are read on the primary while commits wait for replicas, with nothing in the way, and nothing tells of
+    /// them again.
+    #[cfg(feature = "planted-bugs")]
+    fn reads_what_waits(&self, frozen: &Planned) -> bool {
+        let Fault::ReplicationFrozen(time) = frozen.fault else { return false };
+        let end = frozen.at + time;
+        let lasts = Duration::from_secs(7);
+        // A connector that has just begun tells of changes seconds later.
+        let is_told_in_time = frozen.at > Duration::from_secs(8) && time > Duration::from_secs(5);
+        is_told_in_time
+            && self.schedule.iter().filter(|other| other.fault != frozen.fault).all(|other| match other.fault {
+                Fault::FeedRewound | Fault::IndexDropped(..) | Fault::ConnectKilled => other.at + lasts < frozen.at,
+                Fault::WorkerKilled(_)
+                | Fault::WorkerEnded(_)
+                | Fault::WorkerAdded
+                | Fault::Cut(_)
+                | Fault::Slow(..) => true,
+                Fault::Torn(Server::Replica(_), ..) | Fault::Away(Server::Replica(_), _) => true,
+                _ => other.at + lasts < frozen.at || other.at > end,
+            })
     }
 
     fn schedule(&mut self, dice: &mut Dice) {
@@ -252,7 +282,7 @@ impl Plan {
             1..=30 => Fault::ReplicaPaused(replica, ms(dice, 500, 4000)),
             31..=45 => Fault::ReplicaRestarted(replica),
             46..=60 => Fault::ReplicaKilled(replica),
-            61..=85 => Fault::ReplicationFrozen(ms(dice, 1000, 3000)),
+            61..=85 => Fault::ReplicationFrozen(ms(dice, 1000, 6000)),
             _ => Fault::PrimaryKilled,
         }
     }
@@ -292,7 +322,11 @@ impl fmt::Display for Plan {
             self.writers,
             self.transactions,
             self.hook_delay_max,
-            if self.synchronous { ", synchronous replication" } else { "" }
+            match (self.synchronous, self.hasty_workers) {
+                (true, true) => ", synchronous replication, but not for the workers",
+                (true, false) => ", synchronous replication",
+                (false, _) => "",
+            }
         )?;
         if self.mode.has_feed() {
             write!(f, ", partitions {:?}", self.partitions)?;
@@ -358,6 +392,6 @@ fn operator_fault(dice: &mut Dice) -> Fault {
     if dice.percent(70) {
         Fault::DeadLettersReplayed
     } else {
-        Fault::IndexDropped(dice.one(&["orders", "customers", "merchants"]))
+        Fault::IndexDropped(dice.one(&["orders", "customers", "merchants"]), ms(dice, 0, 3000))
     }
 }

@@ -17,6 +17,8 @@ use super::record::{Kind, Record};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at the clocks: one that shows too much does so until the next write.
+const TICK: Duration = Duration::from_millis(10);
 /// Documents that are asked for by their ids at a time.
 const ASKED: i64 = 40;
 
@@ -44,16 +46,20 @@ impl<'a> Readers<'a> {
     }
 
     /// Reads for ever.
-    pub(super) async fn run(&self, mut dice: Dice) -> Infallible {
+    pub(super) async fn run(&self, dice: Dice) -> Infallible {
+        tokio::select! {
+            never = self.look_at_documents(dice) => never,
+            never = self.look_at_clocks() => never,
+        }
+    }
+
+    async fn look_at_documents(&self, mut dice: Dice) -> Infallible {
         loop {
             for job in JOBS {
                 let mut marks = self.by_id.lock().await;
                 // An index that is away or not there shows nothing.
                 if let Ok(answer) = self.ask(job, &mut dice).await {
                     self.look(job, &mut marks, answer["docs"].as_array(), "asked by id");
-                    if job == "orders" {
-                        self.look_at_clocks(answer["docs"].as_array());
-                    }
                 }
                 drop(marks);
                 let mut marks = self.by_search.lock().await;
@@ -82,9 +88,13 @@ impl<'a> Readers<'a> {
             "customers" => CUSTOMERS,
             _ => MERCHANTS,
         };
-        let some = (0..ASKED).map(|_| dice.of(1..=last));
-        let ids: Vec<String> = (1..=CLOCKS.min(last)).chain(some).map(|id| id.to_string()).collect();
-        let path = format!("/{}/_mget?_source_includes=total", self.namespace.index(job));
+        let some: Vec<i64> = (0..ASKED).map(|_| dice.of(1..=last)).collect();
+        self.get(job, &some, "false").await
+    }
+
+    async fn get(&self, job: &str, ids: &[i64], fields: &str) -> Result<Value> {
+        let path = format!("/{}/_mget?_source={fields}", self.namespace.index(job));
+        let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
         self.namespace.elastic().ok(Method::POST, &path, Some(json!({"ids": ids}))).await
     }
 
@@ -93,13 +103,18 @@ impl<'a> Readers<'a> {
         self.namespace.elastic().search(&self.namespace.index(job), query).await.context("a search")
     }
 
-    fn look_at_clocks(&self, documents: Option<&Vec<Value>>) {
-        for document in documents.into_iter().flatten() {
-            let clock = document["_id"].as_str().and_then(|id| id.parse::<i64>().ok()).filter(|id| *id <= CLOCKS);
-            let (version, total) = (document["_version"].as_u64(), document["_source"]["total"].as_f64());
-            if let (Some(clock), Some(version), Some(total)) = (clock, version, total) {
-                self.record.read_clock(clock, version, (total * 100.0).round() as i64);
+    async fn look_at_clocks(&self) -> Infallible {
+        let clocks: Vec<i64> = (1..=CLOCKS).collect();
+        loop {
+            let answer = self.get("orders", &clocks, "total").await.unwrap_or_default();
+            for document in answer["docs"].as_array().into_iter().flatten() {
+                let clock = document["_id"].as_str().and_then(|id| id.parse::<i64>().ok());
+                let (version, total) = (document["_version"].as_u64(), document["_source"]["total"].as_f64());
+                if let (Some(clock), Some(version), Some(total)) = (clock, version, total) {
+                    self.record.read_clock(clock, version, (total * 100.0).round() as i64);
+                }
             }
+            sleep(TICK).await;
         }
     }
 

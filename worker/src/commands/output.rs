@@ -55,6 +55,12 @@ pub(crate) fn set_total(bar: &ProgressBar, total: Option<u64>) {
     bar.set_style(ProgressStyle::with_template(template).expect("the templates above are right"));
 }
 
+/// Lets a bar say what is waited for, instead of how far it is.
+pub(crate) fn set_waiting(bar: &ProgressBar, what: String) {
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is right"));
+    bar.set_message(what);
+}
+
 /// Rows of cells, each column as wide as its widest cell; two spaces between, nothing behind the last.
 #[derive(Debug, Default)]
 pub(crate) struct Table {

@@ -5,6 +5,7 @@ fn uncommented() -> String {
     let setting = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
             rest.starts_with("[kafka]")
+                || rest.starts_with("[verify]")
                 || rest
                     .split_once(" = ")
                     .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
@@ -40,6 +41,18 @@ fn the_annotated_file_is_valid_and_shows_the_defaults() {
     let defaults =
         |kafka: &Kafka| (kafka.group.clone(), kafka.fan_out_ids_per_s_max, kafka.stall_s_max, kafka.silence_s_max);
     assert_eq!(defaults(&kafka), defaults(&short));
+    assert!(plain.verify.is_none());
+    let verify = full.verify.expect("there");
+    let short = Config::parse(&format!("{ANNOTATED}\n[verify]\nevery_s = 3600\n"), Path::new("")).expect("valid");
+    assert_eq!(format!("{verify:?}"), format!("{:?}", short.verify.expect("there")));
+}
+
+#[test]
+fn refuses_a_verification_that_can_not_be() {
+    let of = |line: &str| problem_of(|text| format!("{text}\n[verify]\nevery_s = 60\n{line}\n"));
+    assert!(of("sample = 0.0").starts_with("verify.sample: 0 is out of bounds"));
+    let problem = of("webhook = \"hooks.example.com/secret\"");
+    assert_eq!(problem, "verify.webhook: not an address that begins with https:// or http://");
 }
 
 fn problem_of(edit: impl Fn(&str) -> String) -> String {

@@ -15,6 +15,8 @@ const FIRST_DAY: i64 = -2_440_588;
 const LAST_DAY: i64 = 2_145_042_905;
 /// The connector's `infinity`, in thousandths and millionths of a second.
 const INFINITY: [i64; 2] = [9_223_372_036_825_200, 9_223_372_036_825_200_000];
+/// PostgreSQL's longest `bit(n)`; of a `bit varying` without a limit the schema says more, which is not how long the value is.
+const BITS_MAX: u32 = 83_886_080;
 
 /// Appends a value's JSON.
 ///
@@ -288,11 +290,15 @@ fn interval(parts: [i64; 5], micros: i64, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// As PostgreSQL prints them: the highest first.
+/// As PostgreSQL prints them: the highest first; where the length is not known, from the highest that is set.
 fn bits(bytes: &[u8], length: u32, out: &mut Vec<u8>) {
     out.push(b'"');
     let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
-    out.extend((0..length as usize).rev().map(|at| if bit(at) { b'1' } else { b'0' }));
+    let length = match length {
+        ..=BITS_MAX => length as usize,
+        _ => (0..bytes.len() * 8).rev().find(|at| bit(*at)).map_or(0, |highest| highest + 1),
+    };
+    out.extend((0..length).rev().map(|at| if bit(at) { b'1' } else { b'0' }));
     out.push(b'"');
 }
 

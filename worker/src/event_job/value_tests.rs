@@ -63,6 +63,8 @@ fn values_have_the_form_that_a_query_gives() {
         ("Json", "\"null\"", "null"),
         ("Bits(8)", "\"qg==\"", "\"10101010\""),
         ("Bits(10)", "\"AQI=\"", "\"1000000001\""),
+        ("Bits(2147483647)", "\"AQIA\"", "\"1000000001\""),
+        ("Bits(2147483647)", "\"\"", "\"\""),
         ("Date[]", "[19724,null]", "[\"2024-01-02\",null]"),
         ("Plain", "[[1,2],null]", "[[1,2],null]"),
         ("Geometry", r#"{"x":1.5,"y":2.5,"wkb":"AQEAAAAAAAAAAAD4PwAAAAAAAARA","srid":null}"#, "\"POINT (1.5 2.5)\""),

@@ -35,7 +35,9 @@ const STATISTICS_EVERY: Duration = Duration::from_secs(2);
 /// How long a broker has to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What the library may fetch ahead, in KiB.
-const FETCHED_KIB_MAX: u32 = 16 * 1024;
+const FETCHED_KIB_MAX: u32 = 4 * 1024;
+/// How long it then waits before it fetches again. Its default, a second, would be longer than what it has fetched lasts.
+const FETCH_PAUSE: Duration = Duration::from_millis(5);
 
 /// A member of the consumer group.
 pub(crate) struct Events {
@@ -60,6 +62,7 @@ impl Events {
             .set("heartbeat.interval.ms", HEARTBEAT_EVERY.as_millis().to_string())
             .set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string())
             .set("queued.max.messages.kbytes", FETCHED_KIB_MAX.to_string())
+            .set("fetch.queue.backoff.ms", FETCH_PAUSE.as_millis().to_string())
             .create_with_context(Partitions::default())
             .map_err(|error| format!("kafka: {error}"))?;
         let patterns: Vec<String> = topics.iter().map(|topic| pattern(topic)).collect();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use pinion_schemas::{Id, JobDefinition, KeyType};
-use sqlx::mysql::{MySqlConnection, MySqlPool};
-use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr as _, Statement as _};
+use sqlx::mysql::{MySqlConnection, MySqlPool, MySqlRow};
+use sqlx::{AssertSqlSafe, Column as _, Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use super::Mysql;
 use super::fault::of_query;
-use super::reading::with_ids;
+use super::reading::{bind, with_ids};
 use crate::error::Fault;
-use crate::ports::{Future_, Keys, Lag, Position};
+use crate::ports::{Future_, Keys, Lag, Position, Reading as _};
 use crate::server::Server;
 
 /// Keys in a page of [`Keys`].
@@ -43,7 +43,7 @@ impl Mysql {
     }
 
     /// See [`Database::keys`](crate::ports::Database::keys).
-    pub(super) async fn list_keys(&self, job: &JobDefinition) -> Result<MysqlKeys<'_>, Fault> {
+    pub(super) async fn list_keys(&self, job: &JobDefinition, after: Option<Id>) -> Result<MysqlKeys<'_>, Fault> {
         let fence = self.ask_position().await?;
         let mut reading = self.open_reading(&fence).await?;
         let replicas = self.replicas.all().iter();
@@ -55,7 +55,7 @@ impl Mysql {
                 "document.sql: {problem}, so the keys can't be listed from it; list them yourself and give them on standard input"
             ))
         })?;
-        Ok(MysqlKeys { mysql: self, server, column, key: job.key, last: None })
+        Ok(MysqlKeys { mysql: self, server, column, key: job.key, last: after })
     }
 }
 
@@ -76,6 +76,10 @@ impl Keys for MysqlKeys<'_> {
 
     fn page(&mut self) -> Future_<'_, Result<Vec<Id>, Fault>> {
         Box::pin(self.next_page())
+    }
+
+    fn present<'a>(&'a self, ids: &'a [Id]) -> Future_<'a, Result<Vec<Id>, Fault>> {
+        Box::pin(self.those_of(ids))
     }
 }
 
@@ -98,6 +102,22 @@ impl MysqlKeys<'_> {
             self.last = Some(last.clone());
         }
         Ok(ids)
+    }
+
+    async fn those_of(&self, ids: &[Id]) -> Result<Vec<Id>, Fault> {
+        let fence = self.mysql.ask_position().await?;
+        let mut reading = self.mysql.open_reading(&fence).await?;
+        let places = vec!["?"; ids.len().next_power_of_two()].join(", ");
+        let query = bind(sqlx::query(AssertSqlSafe(self.column.those_of(&places))), ids, 1);
+        let rows = query.fetch_all(&mut *reading.transaction).await;
+        let rows = rows.map_err(|error| of_query("the keys", &self.mysql.source, &reading.server, &error))?;
+        Box::new(reading).finish().await;
+        let of_job = |error: String| Fault::Job(format!("document.sql: {error}"));
+        let id = |row: &MySqlRow| {
+            let text: String = row.try_get(0).map_err(|error| of_job(error.to_string()))?;
+            self.key.id_from_text(&text).map_err(|error| of_job(error.to_string()))
+        };
+        rows.iter().map(id).collect()
     }
 }
 
@@ -139,6 +159,12 @@ impl KeyColumn {
         }
         let table = format!("{}.{}", quoted(schema), quoted(table));
         Ok(Ok(Self { table, column: quoted(&origin.name), estimate: estimate.unsigned_abs() }))
+    }
+
+    /// The SQL that asks which keys of a list are there.
+    fn those_of(&self, places: &str) -> String {
+        let Self { table, column, .. } = self;
+        format!("SELECT CAST({column} AS CHAR) FROM {table} WHERE {column} IN ({places})")
     }
 
     /// The SQL of the first page, or of one after the id that is bound.

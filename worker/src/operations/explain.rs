@@ -1,24 +1,17 @@
 //! Why is this document as it is: what the source gives now beside what the index holds.
 
-pub mod difference;
-
 use std::cmp::Ordering;
 
-use bytes::Bytes;
-use pinion_schemas::{Id, JobDefinition, StateIndex, Version};
-use serde::{Deserialize, Serialize};
+use pinion_schemas::{Id, JobDefinition, Version};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use self::difference::{Difference, differences};
 use super::Context;
 use super::dead::Letter;
-use super::state::{State, unusable};
+use super::difference::{Difference, differences};
+use super::documents::{SourceDocument, Sourced, indexed, sourced};
 use crate::dead_letter::DeadLetter;
-use crate::elasticsearch::Method;
-use crate::generation::SourceState;
-use crate::pipeline::build::Builder;
-use crate::ports::{Database, Position};
+use crate::ports::Database;
 
 /// A document from both sides.
 #[derive(Debug, Serialize)]
@@ -122,66 +115,18 @@ pub async fn explain(context: &Context, job: &str, id: &str) -> anyhow::Result<E
 }
 
 async fn source_side(context: &Context, job: &JobDefinition, id: &Id) -> anyhow::Result<(SourceSide, Version)> {
+    let Sourced { mut documents, version } = sourced(context, job, std::slice::from_ref(id)).await?;
+    let document = match documents.pop() {
+        Some(SourceDocument::Unwritable(problem)) => anyhow::bail!("the row makes no document: {problem}"),
+        Some(SourceDocument::Document(document)) => Some(document),
+        Some(SourceDocument::Gone) | None => None,
+    };
     let database = context.source(job)?;
-    let primary = database.position().await?;
-    let generation = generation(context, &job.source, &primary).await?;
-    let mut reading = database.open(primary).await?;
-    let version = Version::new(generation, reading.position())?;
-    // One document, however large: what would be too large for a worker is shown all the same.
-    let mut builder = Builder::new(std::slice::from_ref(id), version, usize::MAX);
-    reading.rows(job, std::slice::from_ref(id), &mut builder).await?;
-    reading.finish().await;
-    if let [(_, problem)] = builder.unwritable() {
-        anyhow::bail!("the row makes no document: {problem}");
-    }
-    let document = builder.body().split(|byte| *byte == b'\n').nth(1);
-    let document = document.map(serde_json::from_slice).transpose()?;
     Ok((SourceSide { source: job.source.clone(), document, version: VersionParts::new(version, database) }, version))
 }
 
-/// The generation that a worker would write with.
-async fn generation(context: &Context, source: &str, primary: &Position) -> anyhow::Result<u16> {
-    let state: Option<SourceState> = State::of(context, StateIndex::Sources).get(source).await?;
-    Ok(match state {
-        None => 1,
-        Some(state) if state.identity == primary.identity => state.generation,
-        // What the next worker makes of it.
-        Some(state) => state.raised(primary).generation,
-    })
-}
-
-#[derive(Deserialize)]
-struct Found {
-    docs: [Hit; 1],
-}
-
-#[derive(Deserialize)]
-struct Hit {
-    #[serde(rename = "_index")]
-    index: Option<String>,
-    #[serde(rename = "_version")]
-    version: Option<u64>,
-    #[serde(rename = "_source")]
-    source: Option<Box<RawValue>>,
-    #[serde(default)]
-    error: Value,
-}
-
 async fn index_side(context: &Context, job: &JobDefinition, id: &Id, now: Version) -> anyhow::Result<IndexSide> {
-    // The id in the body: in a path, some texts would mean something else.
-    let query = json!({"ids": [id.to_string()]});
-    let asked = context.elasticsearch.request(Method::Post, &format!("/{}/_mget", job.index), Some(&query)).await;
-    let answer = asked.map_err(|fault| unusable(&job.index, fault))?;
-    let body: Bytes = answer.body.clone();
-    if answer.status >= 300 {
-        answer.success().map_err(|fault| unusable(&job.index, fault))?;
-    }
-    let Found { docs: [hit] } = serde_json::from_slice(&body)?;
-    match hit.error["type"].as_str() {
-        Some("index_not_found_exception") => anyhow::bail!("the index {} is missing: run `pinion apply`", job.index),
-        Some(_) => anyhow::bail!("index {}: {}", job.index, hit.error["reason"].as_str().unwrap_or_default()),
-        None => {}
-    }
+    let hit = indexed(context, &job.index, std::slice::from_ref(id), true).await?.remove(0);
     let database = context.source(job)?;
     let version = hit.version.map(Version::from_u64).transpose()?;
     let age = version.map(|version| match version.cmp(&now) {

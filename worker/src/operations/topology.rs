@@ -9,6 +9,7 @@ use std::fmt;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+use pinion_client::connection::in_time;
 use pinion_schemas::Names;
 
 use crate::config::Config;
@@ -102,21 +103,23 @@ fn delay(names: &Names, delay_s: u64) -> [Declaration; 2] {
     ]
 }
 
-fn queues(names: &Names, job: &str) -> [Declaration; 3] {
+fn queues(names: &Names, job: &str) -> [Declaration; 4] {
     let bound = |name: String, routing_key: String| Declaration::Queue {
         name,
         arguments: Vec::new(),
         binding: Some((names.exchange().to_owned(), routing_key)),
     };
+    let own = |name: String| Declaration::Queue {
+        name,
+        // A policy's limit must refuse a message rather than drop an older one.
+        arguments: vec![("x-overflow", Argument::Text("reject-publish".to_owned()))],
+        binding: None,
+    };
     [
         bound(names.queue(job), names.routing_key(job)),
         bound(names.low_queue(job), names.low_routing_key(job)),
-        Declaration::Queue {
-            name: names.suspects_queue(job),
-            // A policy's limit must refuse a message rather than drop an older one.
-            arguments: vec![("x-overflow", Argument::Text("reject-publish".to_owned()))],
-            binding: None,
-        },
+        own(names.suspects_queue(job)),
+        own(names.alone_queue(job)),
     ]
 }
 
@@ -171,7 +174,7 @@ impl Broker {
     /// # Errors
     /// The connection is lost.
     pub async fn channel(&self) -> Result<Channel, BrokerError> {
-        self.connection.create_channel().await.map_err(|error| self.failure(&error))
+        in_time(self.connection.create_channel()).await.map_err(|error| self.failure(&error))
     }
 
     /// What there is of `declaration`. Creates nothing: only what is there is declared again, to be compared.
@@ -217,16 +220,15 @@ impl Broker {
         let (name, exchange, routing_key) =
             (name.as_str().into(), exchange.as_str().into(), routing_key.as_str().into());
         let channel = self.channel().await?;
-        let bound =
-            channel.queue_bind(name, exchange, routing_key, QueueBindOptions::default(), FieldTable::default()).await;
-        bound.map_err(|error| self.failure(&error))?;
+        let bound = channel.queue_bind(name, exchange, routing_key, QueueBindOptions::default(), FieldTable::default());
+        in_time(bound).await.map_err(|error| self.failure(&error))?;
         close(channel).await;
         Ok(())
     }
 
     /// Ends the connection.
     pub async fn close(self) {
-        if let Err(error) = self.connection.close(OK, "done".into()).await {
+        if let Err(error) = in_time(self.connection.close(OK, "done".into())).await {
             tracing::debug!(%error, "the connection to RabbitMQ did not end in order");
         }
     }
@@ -267,11 +269,12 @@ async fn declare(channel: &Channel, declaration: &Declaration, passive: bool) ->
     match declaration {
         Declaration::Exchange { name, kind } => {
             let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
-            channel.exchange_declare(name.as_str().into(), kind.clone(), options, FieldTable::default()).await
+            let name = name.as_str().into();
+            in_time(channel.exchange_declare(name, kind.clone(), options, FieldTable::default())).await
         }
         Declaration::Queue { name, arguments, .. } => {
             let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
-            channel.queue_declare(name.as_str().into(), options, table(arguments)).await.map(|_| ())
+            in_time(channel.queue_declare(name.as_str().into(), options, table(arguments))).await.map(|_| ())
         }
     }
 }
@@ -290,7 +293,7 @@ fn table(arguments: &[(&'static str, Argument)]) -> FieldTable {
 }
 
 async fn close(channel: Channel) {
-    if let Err(error) = channel.close(OK, "done".into()).await {
+    if let Err(error) = in_time(channel.close(OK, "done".into())).await {
         tracing::debug!(%error, "a channel did not end in order");
     }
 }
@@ -321,6 +324,7 @@ mod tests {
         queue pinion.orders (routing key orders)
         queue pinion.orders.low (routing key orders.low)
         queue pinion.orders.suspects
+        queue pinion.orders.alone
         ");
     }
 }

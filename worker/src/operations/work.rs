@@ -1,5 +1,7 @@
 //! The worker: every good job in a runner of its own, with what they share.
 
+mod age;
+mod verifying;
 mod watch;
 
 use std::net::SocketAddr;
@@ -60,13 +62,20 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
         if job.definition.from == From::Event {
             runners.spawn(event_job::run(event_job_of(&context, job.clone()), shared.surroundings.clone()));
         }
+        if job.definition.age_s_max.is_some() {
+            runners.spawn(age::run(job.clone(), shared.surroundings.clone()));
+        }
         runners.spawn(run_job(job, shared.surroundings.clone()));
     }
     if let Some(feed) = shared.feed(&context, worker.clone()) {
         runners.spawn(feed::run(Arc::new(feed), shutdown.clone()));
     }
     let watching = tokio::spawn(watch.run());
-    shutdown.asked().await;
+    tokio::select! {
+        biased;
+        () = shutdown.asked() => {}
+        () = verifying::run(&context, &shared.names, &worker, &shared.metrics) => {}
+    }
     let limit = Duration::from_secs(context.config.worker.shutdown_s_max);
     let drained = tokio::time::timeout(limit, async { while runners.join_next().await.is_some() {} }).await;
     if drained.is_err() {

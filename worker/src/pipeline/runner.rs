@@ -23,12 +23,12 @@ use crate::status::{JobState, Statuses};
 /// How often the age of the oldest message is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How often it is asked whether there are suspects, and so the least that the other lanes have: suspects come after crashes, and
-/// are in no hurry.
+/// How often it is asked whether there are suspects, and so the least that the other lanes have while there is something in them:
+/// suspects come after crashes, and are in no hurry.
 const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(5);
-/// The most that suspects have at a time: after crashes there may be thousands, which wait for nothing but their turn.
+/// The most that suspects have at a time: they may wait long for a server, and live messages wait for their turn's end.
 const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
-/// How often it is asked, while they are read, whether there are no more.
+/// How often it is asked, while they are read, whether there are no more; and after their turn, whether nothing else is left to do.
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
 /// A message is never held longer, whatever the reason.
@@ -59,7 +59,7 @@ enum End {
     Shutdown,
     /// An operator paused the job.
     Paused,
-    /// Suspects wait, and are read alone; or they have had their time.
+    /// Suspects wait, and are read when nothing else is; or they have had their time.
     Turn,
     /// The job can't go on.
     Broken(Broken),
@@ -70,7 +70,8 @@ enum End {
 /// Runs `job` until the worker ends.
 pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
     let shutdown = surroundings.shutdown.clone();
-    let mut runner = Runner { job, surroundings, patience: Backoff::for_job(), was_alone: false, told: String::new() };
+    let mut runner =
+        Runner { job, surroundings, patience: Backoff::for_job(), were_suspects: false, told: String::new() };
     let mut broken = None;
     let mut lost = Backoff::for_server();
     loop {
@@ -84,6 +85,7 @@ pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
                 lost = Backoff::for_server();
                 let began = Instant::now();
                 let end = runner.session(session, lanes).await;
+                runner.were_suspects = lanes != Lane::OPEN;
                 if began.elapsed() > QUIET {
                     runner.forgive();
                 }
@@ -114,8 +116,8 @@ struct Runner {
     surroundings: Surroundings,
     /// The pauses between probes, which grow until the job has worked for a while.
     patience: Backoff,
-    /// Whether the suspects had their turn just now.
-    was_alone: bool,
+    /// Whether suspects had their turn just now.
+    were_suspects: bool,
     /// The trouble that was logged last: the same is not logged again and again.
     told: String,
 }
@@ -172,40 +174,52 @@ impl Runner {
         tracing::info!(job = self.job.name(), "the job works again");
     }
 
-    /// Begins to consume: the suspects, if there are some and it was not their turn just now, else the other lanes.
+    /// Begins to consume: suspects, if there are some and it was not their turn just now, else the other lanes.
     async fn open(&mut self) -> Result<(Session, &'static [Lane]), Fault> {
         let source = &self.surroundings.source;
-        let alone = !std::mem::take(&mut self.was_alone) && source.has_suspects(&self.job).await?;
-        let lanes = if alone { Lane::ALONE } else { Lane::OPEN };
+        let suspects = if self.were_suspects { None } else { source.suspects(&self.job).await? };
+        let lanes = suspects.unwrap_or(Lane::OPEN);
         let session = source.open(&self.job, lanes).await?;
-        self.was_alone = alone;
         Ok((session, lanes))
     }
 
     /// Waits until it is the other lanes' turn. A broker that does not answer ends the session anyway.
     async fn turn(&self, session: &Session, lanes: &[Lane]) {
         let source = &self.surroundings.source;
+        let began = Instant::now();
         if lanes == Lane::OPEN {
+            // Suspects that had their turn just now go on as soon as nothing else is left to do.
+            let mut look = if self.were_suspects { LOOK_FOR_MORE } else { LOOK_FOR_SUSPECTS };
             loop {
-                tokio::time::sleep(LOOK_FOR_SUSPECTS).await;
-                if matches!(source.has_suspects(&self.job).await, Ok(true)) {
+                tokio::time::sleep(look).await;
+                if began.elapsed() < LOOK_FOR_SUSPECTS && !self.nothing_waits(session, lanes).await {
+                    continue;
+                }
+                if matches!(source.suspects(&self.job).await, Ok(Some(_))) {
                     return;
                 }
+                look = LOOK_FOR_SUSPECTS;
             }
         }
-        let began = Instant::now();
         // One that is no longer in the queue may not have arrived here yet.
         let mut quiet = 0;
         while quiet < 2 && began.elapsed() < SUSPECTS_AT_MOST {
             tokio::time::sleep(LOOK_FOR_MORE).await;
-            let none = session.is_settled() && matches!(source.has_suspects(&self.job).await, Ok(false));
+            let none = self.nothing_waits(session, lanes).await;
             quiet = if none { quiet + 1 } else { 0 };
         }
+    }
+
+    /// Whether nothing of these lanes is in hand or waits.
+    async fn nothing_waits(&self, session: &Session, lanes: &[Lane]) -> bool {
+        session.is_settled() && matches!(self.surroundings.source.waits(&self.job, lanes).await, Ok(false))
     }
 
     /// Takes messages until something ends it.
     async fn session(&self, mut session: Session, lanes: &'static [Lane]) -> End {
         self.tell(JobState::Running, None);
+        // What held up an earlier session says nothing of this one.
+        self.job.set_hindrance(None);
         let (report, mut broken) = mpsc::channel(1);
         let mut running = JoinSet::new();
         for (lane, deliveries) in session.take_deliveries() {
@@ -218,7 +232,7 @@ impl Runner {
             () = self.surroundings.controls.paused(name) => End::Paused,
             Some(why) = broken.recv() => End::Broken(why),
             reason = session.lost() => End::Lost(reason),
-            reason = self.held_too_long(&session) => End::Lost(reason),
+            reason = self.held_too_long(&session, lanes) => End::Lost(reason),
             () = self.turn(&session, lanes) => End::Turn,
         };
         if matches!(end, End::Shutdown | End::Paused | End::Turn) {
@@ -244,13 +258,17 @@ impl Runner {
         match lane {
             Lane::Live => self.job.batches.clone(),
             Lane::Low => self.job.batches.part(self.surroundings.source.low_places()),
-            Lane::Suspects => self.job.batches.part(1),
+            Lane::Suspects | Lane::Alone => self.job.batches.part(1),
         }
     }
 
     /// Ends when a message has been held for too long while a server is away: another worker may reach it. And
     /// in any case well before the broker closes channels that hold a message for half an hour.
-    async fn held_too_long(&self, session: &Session) -> String {
+    async fn held_too_long(&self, session: &Session, lanes: &[Lane]) -> String {
+        // What is read alone goes back as a new message as soon as it has to wait: whatever befalls this worker meanwhile is not
+        // that message's doing.
+        let is_alone = lanes == [Lane::Alone];
+        let hold = if is_alone { Duration::ZERO } else { self.job.settings.hold };
         let gauge = self.job.meters.all.oldest_unsettled.get_or_create(&job_label(self.job.name())).clone();
         loop {
             tokio::time::sleep(LOOK).await;
@@ -260,7 +278,8 @@ impl Runner {
             let hindrance = away.clone().or_else(|| self.job.hindrance().filter(|_| !age.is_zero()));
             let state = if hindrance.is_some() { JobState::Waiting } else { JobState::Running };
             self.tell(state, hindrance.clone());
-            if age > HELD_AT_MOST || (away.is_some() && age > self.job.settings.hold) {
+            let waits = if is_alone { hindrance.is_some() } else { away.is_some() };
+            if age > HELD_AT_MOST || (waits && age > hold) {
                 let reason = hindrance.unwrap_or_else(|| "the worker is too slow for what it took".to_owned());
                 tracing::warn!(job = self.job.name(), reason, "messages go back to their queue");
                 return reason;

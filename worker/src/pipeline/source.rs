@@ -1,12 +1,16 @@
-//! Where deliveries come from: three lanes a job, each a channel of its own.
+//! Where deliveries come from: four lanes a job, each a channel of its own.
 //!
-//! The suspects are read alone: while one is in hand, this worker has nothing else of its job, so that what kills it is the suspect.
+//! Suspects are read together, but with nothing else of their job in this worker: most are innocent, and done at once. If they kill
+//! it, each is then read alone, so that what kills it is that one.
 
+pub mod alone;
 pub mod envelope;
 mod intake;
 mod judge;
+pub mod notes;
 pub mod rabbitmq;
 mod set_aside;
+pub mod suspects;
 
 use std::sync::Arc;
 
@@ -14,8 +18,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use self::intake::Intake;
-use self::set_aside::Suspect;
+use self::alone::Alone;
+use self::intake::{InHand, Intake};
+use self::suspects::Suspects;
 use crate::error::Fault;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
@@ -28,15 +33,17 @@ pub enum Lane {
     Live,
     /// Rebuilds, fan-outs, second looks.
     Low,
-    /// Messages that came back more than once, read one at a time.
+    /// Messages that came back more than once.
     Suspects,
+    /// Suspects that came back again, read one at a time.
+    Alone,
 }
 
 impl Lane {
     /// Those that are read at the same time.
     pub const OPEN: &[Self] = &[Self::Live, Self::Low];
-    /// The one that is read alone.
-    pub const ALONE: &[Self] = &[Self::Suspects];
+    /// Those that are read when nothing else is, each by itself.
+    const APART: [&[Self]; 2] = [&[Self::Suspects], &[Self::Alone]];
 
     fn queue(self, job: &Job) -> String {
         let names = &job.settings.names;
@@ -44,6 +51,7 @@ impl Lane {
             Self::Live => names.queue(job.name()),
             Self::Low => names.low_queue(job.name()),
             Self::Suspects => names.suspects_queue(job.name()),
+            Self::Alone => names.alone_queue(job.name()),
         }
     }
 }
@@ -51,6 +59,10 @@ impl Lane {
 /// A delivery that comes back this often goes to the suspects. After a crash every message that
 /// was held comes back, innocent ones too, so the count condemns nobody here.
 const REDELIVERIES_OF_A_SUSPECT: u64 = 2;
+
+/// Suspects that are read together. One that kills its worker sends so many on to be read alone, which takes a hundred times as long
+/// for each: with a whole batch of them, ten minutes of faults left 20,000 there.
+const SUSPECTS_TOGETHER: u16 = 32;
 
 /// The queues as a source, for all jobs of a worker.
 #[derive(Clone)]
@@ -72,12 +84,30 @@ impl Source {
         (self.places / 4).max(1)
     }
 
-    /// Whether suspects wait to be read.
+    /// The suspects that wait to be read, if there are some: those that may be read together first.
     ///
     /// # Errors
-    /// The broker is away, or the queue is missing or not to be read.
-    pub async fn has_suspects(&self, job: &Job) -> Result<bool, Fault> {
-        Ok(self.queues.waiting(&Lane::Suspects.queue(job)).await? > 0)
+    /// The broker is away, or a queue is missing or not to be read.
+    pub async fn suspects(&self, job: &Job) -> Result<Option<&'static [Lane]>, Fault> {
+        for lanes in Lane::APART {
+            if self.waits(job, lanes).await? {
+                return Ok(Some(lanes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether something waits in one of these lanes.
+    ///
+    /// # Errors
+    /// The broker is away, or a queue is missing or not to be read.
+    pub async fn waits(&self, job: &Job, lanes: &[Lane]) -> Result<bool, Fault> {
+        for lane in lanes {
+            if self.queues.waiting(&lane.queue(job)).await? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Begins to consume these lanes of the job.
@@ -87,7 +117,7 @@ impl Source {
     pub async fn open(&self, job: &Arc<Job>, lanes: &'static [Lane]) -> Result<Session, Fault> {
         let (lost, is_lost) = watch::channel(None);
         let (aside, set_aside) = mpsc::channel(set_aside::WAITING_MAX);
-        let mut session = Session { job: job.clone(), lanes: Vec::new(), lost: is_lost, set_aside: None };
+        let mut session = Session { lanes: Vec::new(), lost: is_lost, set_aside: None };
         for lane in lanes {
             let intake = Intake { lane: *lane, job: job.clone(), jobs: self.jobs.clone(), aside: aside.clone() };
             match self.open_lane(intake, lost.clone()).await {
@@ -110,11 +140,15 @@ impl Source {
         // A channel's first delivery has the tag 1.
         let ledger = Ledger::new(1);
         let (sender, deliveries) = mpsc::channel(job.settings.batch_max);
-        let suspect = Suspect::default();
-        let task = tokio::spawn(intake.run(messages, ledger.clone(), sender, suspect.clone(), lost.clone()));
+        let in_hand = match lane {
+            Lane::Live | Lane::Low => InHand::Uncounted,
+            Lane::Suspects => InHand::Suspects(Suspects::new(job)),
+            Lane::Alone => InHand::Alone(Alone::new(job)),
+        };
+        let task = tokio::spawn(intake.run(messages, ledger.clone(), sender, in_hand.clone(), lost.clone()));
         let (finish, finished) = watch::channel(false);
         let acknowledger = tokio::spawn(acknowledge(channel.clone(), ledger.clone(), finished, lost));
-        Ok(OpenLane { lane, channel, ledger, deliveries: Some(deliveries), suspect, task, acknowledger, finish })
+        Ok(OpenLane { lane, channel, ledger, deliveries: Some(deliveries), in_hand, task, acknowledger, finish })
     }
 
     /// Enough that every place has a full batch and the next one is there.
@@ -122,7 +156,8 @@ impl Source {
         let batches = match lane {
             Lane::Live => self.places + 1,
             Lane::Low => self.low_places() + 1,
-            Lane::Suspects => return 1,
+            Lane::Suspects => return SUSPECTS_TOGETHER,
+            Lane::Alone => return 1,
         };
         u16::try_from(batches * job.settings.batch_max).unwrap_or(u16::MAX)
     }
@@ -165,7 +200,7 @@ struct OpenLane {
     channel: Arc<dyn Channel>,
     ledger: Arc<Ledger>,
     deliveries: Option<mpsc::Receiver<Delivery>>,
-    suspect: Suspect,
+    in_hand: InHand,
     task: JoinHandle<()>,
     acknowledger: JoinHandle<()>,
     finish: watch::Sender<bool>,
@@ -173,7 +208,6 @@ struct OpenLane {
 
 /// A job that is being consumed.
 pub struct Session {
-    job: Arc<Job>,
     lanes: Vec<OpenLane>,
     lost: watch::Receiver<Option<String>>,
     set_aside: Option<JoinHandle<()>>,
@@ -226,7 +260,8 @@ impl Session {
     /// Sends the last acknowledgements and closes the channels: unsettled messages go back.
     pub async fn close(mut self) {
         for lane in &self.lanes {
-            self.return_suspect(lane).await;
+            let is_done = lane.ledger.is_settled();
+            lane.in_hand.end(is_done, lane.channel.is_open()).await;
         }
         for lane in self.lanes.drain(..) {
             lane.task.abort();
@@ -237,17 +272,6 @@ impl Session {
         }
         if let Some(set_aside) = self.set_aside {
             set_aside.abort();
-        }
-    }
-
-    /// An orderly end must not count against the suspect that is being looked at: it goes to the
-    /// end of its queue as a new message. Where the channel is gone the broker has put it back already,
-    /// and there would be two of it.
-    async fn return_suspect(&self, lane: &OpenLane) {
-        let ours = !lane.ledger.is_settled() && lane.channel.is_open();
-        let Some((requeue, receipt)) = lane.suspect.take().filter(|_| ours) else { return };
-        if self.job.broker.requeue(vec![requeue]).await.is_ok() {
-            receipt.settle_message();
         }
     }
 }

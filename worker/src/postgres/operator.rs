@@ -8,10 +8,11 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Column as _, Row as _, Statement as _};
 
 use super::fault::of_reading;
+use super::reading::{integers, texts, uuids};
 use super::statement::{prepared, sql_type};
 use super::{Postgres, Standing};
 use crate::error::Fault;
-use crate::ports::{Future_, Keys, Lag, Position};
+use crate::ports::{Future_, Keys, Lag, Position, Reading as _};
 use crate::server::Server;
 
 /// Keys in a page of [`Keys`].
@@ -36,13 +37,13 @@ impl Postgres {
     }
 
     /// See [`Database::keys`](crate::ports::Database::keys).
-    pub(super) async fn list_keys(&self, job: &JobDefinition) -> Result<PostgresKeys<'_>, Fault> {
+    pub(super) async fn list_keys(&self, job: &JobDefinition, after: Option<Id>) -> Result<PostgresKeys<'_>, Fault> {
         let fence = self.ask_position().await?;
         let mut reading = self.open_reading(fence).await?;
         let server = self.replicas.all().iter().find(|replica| replica.name == reading.server).unwrap_or(&self.primary);
         let column = KeyColumn::find(&mut reading.transaction, job).await;
         let column = column.map_err(|error| error.into_fault(&self.source, &server.name))?;
-        Ok(PostgresKeys { postgres: self, server, column, key: job.key, last: None })
+        Ok(PostgresKeys { postgres: self, server, column, key: job.key, last: after })
     }
 }
 
@@ -76,6 +77,10 @@ impl Keys for PostgresKeys<'_> {
     fn page(&mut self) -> Future_<'_, Result<Vec<Id>, Fault>> {
         Box::pin(self.next_page())
     }
+
+    fn present<'a>(&'a self, ids: &'a [Id]) -> Future_<'a, Result<Vec<Id>, Fault>> {
+        Box::pin(self.those_of(ids))
+    }
 }
 
 impl PostgresKeys<'_> {
@@ -96,6 +101,23 @@ impl PostgresKeys<'_> {
         if let Some(last) = ids.last() {
             self.last = Some(last.clone());
         }
+        Ok(ids)
+    }
+
+    async fn those_of(&self, ids: &[Id]) -> Result<Vec<Id>, Fault> {
+        let fence = self.postgres.ask_position().await?;
+        let mut reading = self.postgres.open_reading(fence).await?;
+        let query = sqlx::query(AssertSqlSafe(self.column.those_of(self.key)));
+        let query = match self.key {
+            KeyType::Bigint => query.bind(integers(ids)),
+            KeyType::Uuid => query.bind(uuids(ids)),
+            KeyType::Text => query.bind(texts(ids)),
+        };
+        let rows = query.fetch_all(&mut *reading.transaction).await;
+        let unreadable = |error: sqlx::Error| of_reading(&self.postgres.source, &reading.server, &error);
+        let rows = rows.map_err(unreadable)?;
+        let ids = rows.iter().map(|row| self.id(row)).collect::<Result<_, _>>().map_err(unreadable)?;
+        Box::new(reading).finish().await;
         Ok(ids)
     }
 
@@ -162,6 +184,13 @@ impl KeyColumn {
             return Err(KeyColumnError::Definition(format!("_id is {table}.{column}, with which no index begins")));
         }
         Ok(Self { table, column, estimate: row.try_get::<i64, _>(2)?.unsigned_abs() })
+    }
+
+    /// The SQL that asks which keys of the list `$1` are there.
+    fn those_of(&self, key: KeyType) -> String {
+        let Self { table, column, .. } = self;
+        let sql_type = sql_type(key);
+        format!("SELECT t.{column}::{sql_type} FROM {table} AS t WHERE t.{column} = ANY($1::{sql_type}[])")
     }
 
     /// The SQL of the first page, or of one after `$1`.

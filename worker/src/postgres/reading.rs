@@ -88,15 +88,15 @@ fn forget(statements: &Statements, job: &str) {
 
 // An id of another type than the job's key can't get here: the source makes ids by the key's type.
 
-fn integers(ids: &[Id]) -> Vec<i64> {
+pub(super) fn integers(ids: &[Id]) -> Vec<i64> {
     ids.iter().filter_map(|id| if let Id::Int(number) = id { Some(*number) } else { None }).collect()
 }
 
-fn uuids(ids: &[Id]) -> Vec<uuid::Uuid> {
+pub(super) fn uuids(ids: &[Id]) -> Vec<uuid::Uuid> {
     ids.iter().filter_map(|id| if let Id::Uuid(uuid) = id { Some(*uuid) } else { None }).collect()
 }
 
-fn texts(ids: &[Id]) -> Vec<String> {
+pub(super) fn texts(ids: &[Id]) -> Vec<String> {
     ids.iter().filter_map(|id| if let Id::Text(text) = id { Some(text.to_string()) } else { None }).collect()
 }
 

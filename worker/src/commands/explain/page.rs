@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::super::output::{Table, ago, shortened};
 use super::super::shown;
-use crate::operations::explain::difference::Difference;
+use crate::operations::difference::Difference;
 use crate::operations::explain::{Age, Explanation, VersionParts};
 
 /// What is shown of a value in the list of differences.
@@ -167,9 +167,7 @@ mod tests {
         };
         let (source, index) = (source.map(raw), index.map(raw));
         let differences = match (&source, &index) {
-            (Some(source), Some(index)) => {
-                crate::operations::explain::difference::differences(source, index).expect("texts")
-            }
+            (Some(source), Some(index)) => crate::operations::difference::differences(source, index).expect("texts"),
             _ => Vec::new(),
         };
         Explanation {

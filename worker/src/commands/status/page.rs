@@ -53,11 +53,12 @@ fn known<T>(part: &Part<T>, lines: impl Fn(&T) -> String) -> String {
 }
 
 fn queues(queues: &Queues) -> String {
-    let mut table = Table::new(&[1, 2, 3, 4]);
-    table.row(["job", "live", "low", "suspects", "consumers"]);
+    let mut table = Table::new(&[1, 2, 3, 4, 5]);
+    table.row(["job", "live", "low", "suspects", "alone", "consumers"]);
     for job in &queues.jobs {
         let consumers = job.live.consumers.to_string();
-        table.row([job.job.clone(), ready(&job.live), ready(&job.low), ready(&job.suspects), consumers]);
+        let waiting = [&job.live, &job.low, &job.suspects, &job.alone].map(ready);
+        table.row([job.job.clone()].into_iter().chain(waiting).chain([consumers]));
     }
     let waiting: u64 = queues.delays.iter().filter_map(|delay| delay.queue.ready).map(u64::from).sum();
     let delays = queues.delays.iter().filter(|delay| delay.queue.ready.is_some_and(|ready| ready > 0));

@@ -55,8 +55,13 @@ fn worker(name: &str, last: u64) -> Heartbeat {
 
 fn status() -> Status {
     let jobs = [("customers", 0), ("orders", 12_345)];
-    let jobs =
-        jobs.map(|(job, live)| JobQueues { job: job.to_owned(), live: queue(live), low: queue(0), suspects: queue(1) });
+    let jobs = jobs.map(|(job, live)| JobQueues {
+        job: job.to_owned(),
+        live: queue(live),
+        low: queue(0),
+        suspects: queue(20),
+        alone: queue(1),
+    });
     Status {
         at: NOW,
         queues: Part::Known(Queues {

@@ -1,15 +1,18 @@
 //! The broker: whether it can be reached, has the queues, and drops no message that comes back often.
 
+use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
+use pinion_client::connection::in_time;
 use pinion_schemas::{Finding, Severity};
+use tokio::time::timeout;
 
 use super::{Context, Place, some_of, unique};
 use crate::operations::topology::{Broker, BrokerError, Presence, wanted};
@@ -68,16 +71,17 @@ pub(super) async fn check(context: &Context) -> Vec<Finding> {
 /// More than RabbitMQ 4 allows where nobody has set a limit.
 const DELIVERIES: usize = 25;
 /// A message that does not come back within this time was dropped.
-const RETURN: Duration = Duration::from_secs(2);
+const RETURN: Duration = Duration::from_secs(5);
+/// The consumer on the channel that tries it.
+const CONSUMER: &str = "check";
 
 /// Tries it with a queue of its own, whose name the policies for this namespace apply to. AMQP tells neither policies
 /// nor limits.
 async fn drops_what_comes_back(broker: &Broker, namespace: &str) -> Result<bool, BrokerError> {
     let channel = broker.channel().await?;
     let queue = format!("{namespace}.check-{}", unique());
-    let tried = try_returns(&channel, &queue).await;
-    let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
-    if let Err(error) = deleted {
+    let tried = in_time(try_returns(&channel, &queue)).await;
+    if let Err(error) = in_time(channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default())).await {
         tracing::debug!(%error, queue, "not deleted; it expires");
     }
     tried.map_err(|error| broker.failure(&error))
@@ -93,15 +97,22 @@ async fn try_returns(channel: &Channel, queue: &str) -> Result<bool, lapin::Erro
     let _unconfirmed = channel.basic_publish(nowhere, queue.into(), options, b"{}", BasicProperties::default()).await?;
     channel.basic_qos(1, BasicQosOptions::default()).await?;
     let mut consumer = channel
-        .basic_consume(queue.into(), "check".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .basic_consume(queue.into(), CONSUMER.into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
+    let mut dropped = false;
     for _ in 0..DELIVERIES {
-        match tokio::time::timeout(RETURN, consumer.next()).await {
+        match timeout(RETURN, consumer.next()).await {
             Ok(Some(delivery)) => {
                 delivery?.nack(BasicNackOptions { requeue: true, ..Default::default() }).await?;
             }
-            Ok(None) | Err(_) => return Ok(true),
+            Ok(None) => return Err(io::Error::other("the broker has ended the consumer").into()),
+            Err(_elapsed) => {
+                dropped = true;
+                break;
+            }
         }
     }
-    Ok(false)
+    // RabbitMQ (3.10) ends the connection where a consumer is cancelled while its queue goes, as a consumer that is dropped here would be.
+    channel.basic_cancel(CONSUMER.into(), BasicCancelOptions::default()).await?;
+    Ok(dropped)
 }

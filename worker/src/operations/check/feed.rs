@@ -130,7 +130,8 @@ async fn check_rows(connection: &mut PgConnection, file: &Place, line: Option<us
     }
     if identity != "f" && !large.is_empty() {
         let problem = format!(
-            "an update of {table} does not tell large values that it leaves as they were ({}): the document is then a dead letter",
+            "an update of {table} does not tell large values that it leaves as they were ({}): the document is then a dead letter, \
+             or has null there (numbers, bit strings, and arrays of floats, numbers, truth values or moments)",
             some_of(&large)
         );
         let mend = format!("ALTER TABLE {table} REPLICA IDENTITY FULL, unless these values stay below 2 kB");

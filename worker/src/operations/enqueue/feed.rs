@@ -49,7 +49,7 @@ impl<'a> Feed<'a> {
             }
             Ids::Lines(reader) => Origin::Lines(Lines { reader, key: job.key, line: 0, ended: false }),
             Ids::All => {
-                let keys = database.keys(job).await.with_context(|| format!("job {}", job.name))?;
+                let keys = database.keys(job, None).await.with_context(|| format!("job {}", job.name))?;
                 tell(Event::Expected(keys.estimate()));
                 Origin::All { keys, page: Vec::new().into_iter() }
             }

@@ -10,6 +10,7 @@ pub(super) fn mapping(kind: StateIndex) -> Mapping {
         StateIndex::Sources => sources(),
         StateIndex::Workers => workers(),
         StateIndex::Jobs => jobs(),
+        StateIndex::Verifications => verifications(),
     };
     let body = json!({
         "settings": {"number_of_shards": 1, "auto_expand_replicas": "0-1"},
@@ -72,7 +73,8 @@ fn workers() -> Value {
     })
 }
 
-/// What holds for a job on all workers.
+/// What holds for a job on all workers; and its [`Interrupted`](crate::pipeline::source::notes::Interrupted),
+/// and where its walk for `age_s_max` is (`operations/work/age.rs`).
 fn jobs() -> Value {
     json!({
         "job": keyword(),
@@ -80,5 +82,34 @@ fn jobs() -> Value {
         "by": keyword(),
         "reason": {"type": "text"},
         "at": {"type": "date"},
+        "interrupted": {"properties": {
+            "id": keyword(),
+            "deaths": {"type": "long"},
+            "worker": keyword(),
+            "at": {"type": "date"},
+        }},
+        "walk": {"properties": {
+            "started_at": {"type": "date"},
+            "worker": keyword(),
+            "at": {"type": "date"},
+            "last": keyword(),
+            "done": {"type": "boolean"},
+        }},
+        "pardoned": {"properties": {"id": keyword(), "redeliveries": {"type": "long"}, "at": {"type": "date"}}},
+    })
+}
+
+/// What [`verify`](crate::operations::verify) found, as it told it, and what to search it by; and each job's last turn
+/// (`operations/work/verifying.rs`).
+fn verifications() -> Value {
+    json!({
+        "job": keyword(),
+        "started_at": {"type": "date"},
+        "full": {"type": "boolean"},
+        "sampled": {"type": "boolean"},
+        "looked": {"type": "long"},
+        "wrong": {"type": "long"},
+        "worker": keyword(),
+        "result": {"type": "object", "enabled": false},
     })
 }

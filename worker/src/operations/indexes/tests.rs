@@ -148,6 +148,9 @@ fn what_pinion_writes_has_fields() {
     use crate::generation::SourceState;
     use crate::operations::heartbeat::{Heartbeat, JobBeat};
     use crate::operations::pause::Hold;
+    use crate::pipeline::source::alone::Interruption;
+    use crate::pipeline::source::notes::Interrupted;
+    use crate::pipeline::source::suspects::Pardon;
     use crate::ports::{Identity, Position};
     use crate::status::JobState;
 
@@ -160,6 +163,10 @@ fn what_pinion_writes_has_fields() {
     assert_eq!(unmapped(StateIndex::Sources, &json!(state)), [""; 0]);
     let hold = Hold { job: "orders".to_owned(), paused: true, by: "me".to_owned(), reason: None, at: 1 };
     assert_eq!(unmapped(StateIndex::Jobs, &json!(hold)), [""; 0]);
+    let interruption = Interruption { id: "1".to_owned(), deaths: 1, worker: Some("worker".to_owned()), at: 1 };
+    let pardon = Pardon { id: "1".to_owned(), redeliveries: 1, at: 1 };
+    let interrupted = Interrupted { job: "orders".to_owned(), interrupted: vec![interruption], pardoned: vec![pardon] };
+    assert_eq!(unmapped(StateIndex::Jobs, &json!(interrupted)), [""; 0]);
     let beat = JobBeat { job: "orders".to_owned(), state: JobState::Starting, reason: None, since: 1 };
     let heartbeat = Heartbeat {
         worker: "worker".to_owned(),

@@ -60,6 +60,7 @@ fn job_toml(table: &Table, job: &str, source: &str, key: KeyType, among: &str) -
          # owner = \"\"\n\
          description = {description}\n\
          # freshness_s_max = 30\n\
+         # age_s_max = 604800\n\
          \n\
          # Which documents does a changed row touch? Add a [[watch]] for every table that document.sql reads, with\n\
          # the column that holds the document's id, or sql = \"SELECT id FROM … WHERE … {among}\" for a fan-out.\n\

@@ -72,6 +72,7 @@ fn a_table_becomes_a_job_that_is_good() {
     # owner = ""
     description = "One document a row of public.orders."
     # freshness_s_max = 30
+    # age_s_max = 604800
 
     # Which documents does a changed row touch? Add a [[watch]] for every table that document.sql reads, with
     # the column that holds the document's id, or sql = "SELECT id FROM … WHERE … = ANY(:ids)" for a fan-out.

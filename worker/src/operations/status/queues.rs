@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind};
+use pinion_client::connection::in_time;
 use serde::Serialize;
 
 use crate::operations::Context;
@@ -35,6 +36,8 @@ pub struct JobQueues {
     pub low: Queue,
     /// Messages that came back more than once.
     pub suspects: Queue,
+    /// Suspects that came back again.
+    pub alone: Queue,
 }
 
 /// A queue.
@@ -60,7 +63,7 @@ pub struct Delay {
 impl Queues {
     /// The names of those that are not there.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
-        let jobs = self.jobs.iter().flat_map(|job| [&job.live, &job.low, &job.suspects]);
+        let jobs = self.jobs.iter().flat_map(|job| [&job.live, &job.low, &job.suspects, &job.alone]);
         let delays = self.delays.iter().map(|delay| &delay.queue);
         jobs.chain(delays).filter(|queue| queue.ready.is_none()).map(|queue| queue.name.as_str())
     }
@@ -77,6 +80,7 @@ pub(super) async fn queues(context: &Context) -> anyhow::Result<Queues> {
             live: asking.queue(names.queue(&job.name)).await?,
             low: asking.queue(names.low_queue(&job.name)).await?,
             suspects: asking.queue(names.suspects_queue(&job.name)).await?,
+            alone: asking.queue(names.alone_queue(&job.name)).await?,
         });
     }
     let delays_s: BTreeSet<u64> = LADDER_S.into_iter().chain([context.config.second_look_after().as_secs()]).collect();
@@ -101,7 +105,7 @@ impl Asking {
             None => self.broker.channel().await?,
         };
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        match channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await {
+        match in_time(channel.queue_declare(name.as_str().into(), passive, FieldTable::default())).await {
             Ok(queue) => {
                 self.channel = Some(channel);
                 Ok(Queue { name, ready: Some(queue.message_count()), consumers: queue.consumer_count() })

@@ -6,8 +6,10 @@ use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::Lane;
-use super::judge::Judgement;
-use super::set_aside::{Aside, Suspect};
+use super::alone::Alone;
+use super::judge::{Judgement, MessageIds, POISON};
+use super::set_aside::Aside;
+use super::suspects::Suspects;
 use crate::metrics::verdict_label;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
@@ -22,6 +24,28 @@ pub(super) struct Intake {
     pub(super) aside: mpsc::Sender<Aside>,
 }
 
+/// What is kept of the messages in hand, so that they are not blamed for what was not their doing.
+#[derive(Clone)]
+pub(super) enum InHand {
+    /// Of the live and the low lane: nothing.
+    Uncounted,
+    /// Those that are read together.
+    Suspects(Suspects),
+    /// The one that is read alone.
+    Alone(Alone),
+}
+
+impl InHand {
+    /// Ends with everything done, or with something that goes back: see [`Alone::end`], [`Suspects::end`].
+    pub(super) async fn end(&self, is_done: bool, is_ours: bool) {
+        match self {
+            Self::Uncounted => {}
+            Self::Suspects(suspects) => suspects.end(is_done).await,
+            Self::Alone(alone) => alone.end(is_done, is_ours).await,
+        }
+    }
+}
+
 impl Intake {
     /// Takes messages until there are no more.
     pub(super) async fn run(
@@ -29,7 +53,7 @@ impl Intake {
         mut messages: Messages,
         ledger: Arc<Ledger>,
         deliveries: mpsc::Sender<Delivery>,
-        suspect: Suspect,
+        in_hand: InHand,
         lost: watch::Sender<Option<String>>,
     ) {
         while let Some(message) = messages.next().await {
@@ -40,7 +64,7 @@ impl Intake {
                     return;
                 }
             };
-            if self.accept(message, &ledger, &deliveries, &suspect).await.is_none() {
+            if self.accept(message, &ledger, &deliveries, &in_hand).await.is_none() {
                 return;
             }
         }
@@ -54,13 +78,18 @@ impl Intake {
         message: Message,
         ledger: &Arc<Ledger>,
         deliveries: &mpsc::Sender<Delivery>,
-        suspect: &Suspect,
+        in_hand: &InHand,
     ) -> Option<()> {
-        let ids = match self.judge(&message) {
+        let mut judgement = self.judge(&message);
+        if let (Judgement::Deliver(ids), InHand::Suspects(suspects)) = (&judgement, in_hand)
+            && !self.may_stay(suspects, ids, message.redeliveries).await
+        {
+            judgement = self.read_alone(&message);
+        }
+        let ids = match judgement {
             Judgement::Deliver(ids) => ids,
             Judgement::SetAside(label, aside) => {
-                let label = verdict_label(self.job.name(), label);
-                self.job.meters.all.messages.get_or_create(&label).inc();
+                self.count(label);
                 let receipt = ledger.receive(1);
                 return self.aside.send(aside(receipt)).await.ok();
             }
@@ -68,14 +97,21 @@ impl Intake {
         self.job.meters.accepted.inc();
         let receipt = ledger.receive(u32::try_from(ids.good.len() + ids.bad.len()).unwrap_or(u32::MAX));
         let envelope = message.envelope;
-        if self.lane == Lane::Suspects {
+        if let InHand::Alone(alone) = in_hand {
             let requeue = Requeue {
                 job: self.job.name().to_owned(),
-                destination: Destination::Suspects,
-                payload: message.payload,
+                destination: Destination::Alone,
+                payload: message.payload.clone(),
                 envelope: envelope.clone(),
             };
-            suspect.set(requeue, receipt.clone());
+            alone.take_up(requeue, receipt.clone()).await;
+            if let [id] = &*ids.good
+                && message.redeliveries > 0
+                && let Some(letter) = self.condemn(alone.note(&id.to_string()).await, &message.payload)
+            {
+                self.count(POISON);
+                return self.aside.send(Aside::Dead(letter, receipt)).await.ok();
+            }
         }
         for letter in ids.bad {
             self.aside.send(Aside::Dead(letter, receipt.clone())).await.ok()?;
@@ -85,5 +121,23 @@ impl Intake {
             deliveries.send(delivery).await.ok()?;
         }
         Some(())
+    }
+
+    /// Whether a suspect may be read with others: it comes for the first time, or whoever lost it lives.
+    async fn may_stay(&self, suspects: &Suspects, ids: &MessageIds, redeliveries: u64) -> bool {
+        let id = match &*ids.good {
+            [id] => id.to_string(),
+            // Sent there by hand.
+            _ => return redeliveries == 0,
+        };
+        let stays = redeliveries == 0 || suspects.is_pardoned(&id, redeliveries).await;
+        if stays {
+            suspects.take_up(id, redeliveries);
+        }
+        stays
+    }
+
+    fn count(&self, verdict: &'static str) {
+        self.job.meters.all.messages.get_or_create(&verdict_label(self.job.name(), verdict)).inc();
     }
 }

@@ -10,8 +10,12 @@ use super::{Lane, REDELIVERIES_OF_A_SUSPECT};
 use crate::dead_letter::DeadLetter;
 use crate::metrics::job_label;
 use crate::pipeline::delivery::Receipt;
+use crate::pipeline::job::Settings;
 use crate::planted::{Bug, planted};
 use crate::ports::{Destination, Message, Requeue};
+
+/// Why a message that crashes its worker is a dead letter.
+pub(super) const POISON: &str = "poison";
 
 /// What a message is.
 pub(super) enum Judgement {
@@ -68,22 +72,21 @@ impl Intake {
             return Judgement::dead("from_event", letter.because("from_event", error));
         }
         match self.lane {
-            Lane::Suspects if redeliveries >= self.job.settings.deliveries_max => {
-                let error = format!("delivered {redeliveries} times and never settled: it may crash its worker");
-                let letter = DeadLetter::of_message(self.job.name(), data, worker);
-                return Judgement::dead("poison", letter.because("poison", error));
-            }
             Lane::Live | Lane::Low
                 if planted(Bug::CondemnedByTheJobQueue) && redeliveries >= self.job.settings.deliveries_max =>
             {
                 let letter = DeadLetter::of_message(self.job.name(), data, worker);
-                return Judgement::dead("poison", letter.because("poison", "delivered too often"));
+                return Judgement::dead(POISON, letter.because(POISON, "delivered too often"));
             }
             Lane::Live | Lane::Low if planted(Bug::CondemnedByTheJobQueue) => {}
             Lane::Live | Lane::Low if redeliveries >= REDELIVERIES_OF_A_SUSPECT => {
                 return Judgement::moved("suspect", self.suspects(&decoded, message));
             }
-            Lane::Live | Lane::Low | Lane::Suspects => {}
+            // Only sent there by hand: of several ids, each is suspected by itself.
+            Lane::Alone if decoded.ids.len() > 1 => {
+                return Judgement::moved("suspect", self.suspects(&decoded, message));
+            }
+            Lane::Live | Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
         let after = decoded.after.as_deref().and_then(|after| self.position(after));
         let mut ids = MessageIds { good: Vec::with_capacity(decoded.ids.len()), bad: Vec::new(), after };
@@ -97,6 +100,22 @@ impl Intake {
             }
         }
         Judgement::Deliver(ids)
+    }
+
+    /// A suspect that came back is read alone.
+    pub(super) fn read_alone(&self, message: &Message) -> Judgement {
+        Judgement::moved("alone", vec![self.requeue(self.job.name(), Destination::Alone, message)])
+    }
+
+    /// The dead letter of a message that was read alone by workers of which so many have died.
+    pub(super) fn condemn(&self, deaths: u64, payload: &[u8]) -> Option<DeadLetter> {
+        let Settings { deliveries_max, worker, .. } = &self.job.settings;
+        (deaths >= *deliveries_max).then(|| {
+            let error = format!(
+                "{deaths} workers have ended while they read it, and nothing else of the job: it may crash them"
+            );
+            DeadLetter::of_message(self.job.name(), payload, worker).because(POISON, error)
+        })
     }
 
     fn requeue(&self, job: &str, destination: Destination, message: &Message) -> Requeue {

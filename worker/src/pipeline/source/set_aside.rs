@@ -1,6 +1,6 @@
 //! Messages that are not for the pipeline: dead letters, and those that go to another queue.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -21,22 +21,6 @@ pub(super) enum Aside {
     Dead(DeadLetter, Receipt),
     /// Goes to another queue; the suspects get each id by itself.
     Move(Vec<Requeue>, Receipt),
-}
-
-/// The message that the lane of suspects is looking at.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Suspect(Arc<Mutex<Option<(Requeue, Receipt)>>>);
-
-impl Suspect {
-    /// Notes the message.
-    pub(super) fn set(&self, requeue: Requeue, receipt: Receipt) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((requeue, receipt));
-    }
-
-    /// Takes the message, if there is one.
-    pub(super) fn take(&self) -> Option<(Requeue, Receipt)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 /// Carries messages away until their lanes end, through every fault.

@@ -1,0 +1,421 @@
+//! Whether an index is true to its source, both ways. A difference is looked at again before it is reported: on a busy source there are
+//! always some that a worker is about to mend.
+
+mod suspects;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::stream::{self, StreamExt as _};
+use pinion_client::Lane;
+use pinion_schemas::{From, Id, JobDefinition, StateIndex, Version};
+use serde::Serialize;
+use serde_json::json;
+
+use self::suspects::{Suspect, Suspects};
+use super::Context;
+use super::diff::{Counted, Example, count};
+use super::difference::{Difference, differences};
+use super::documents::{SourceDocument, Sourced, indexed, sourced};
+use super::enqueue::{EnqueueOptions, Ids, enqueue};
+use super::state::{State, unusable};
+use crate::clock::now_ms;
+use crate::elasticsearch::Walk;
+use crate::ports::Keys;
+
+/// Ids that are asked for together.
+const CHUNK: usize = 1_000;
+/// Whole documents that are compared together: both sides of them are in memory, of up to a megabyte each.
+const DOCUMENTS: usize = 250;
+/// So many chunks at a time: one is asked for while another is compared.
+const CHUNKS_AT_A_TIME: usize = 2;
+/// With more differences than this it ends: that is no index to be verified, but one to be built.
+const SUSPECTS_MAX: usize = 1_000_000;
+
+/// How to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Whether whole documents are compared, or only which there are.
+    pub full: bool,
+    /// The part of the ids to look at, above 0, at most 1: a random sample.
+    pub sample: f64,
+    /// How long a difference may be one that a worker is about to mend.
+    pub patience: Duration,
+    /// Ids a second at the most.
+    pub ids_per_second_max: Option<u32>,
+    /// Whether what is wrong is enqueued.
+    pub repair: bool,
+    /// Examples of each kind.
+    pub examples_max: usize,
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Event {
+    /// About this many ids will be looked at.
+    Expected(u64),
+    /// So many more were.
+    Looked(u64),
+    /// So many differences are looked at again, until they are gone or have stood for long enough.
+    Waiting(usize),
+}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub struct Verified {
+    /// The job.
+    pub job: String,
+    /// When it began, in milliseconds since 1970.
+    pub started_at: u64,
+    /// Whether whole documents were compared.
+    pub full: bool,
+    /// Ids of the source that were looked at.
+    pub source_ids: u64,
+    /// Documents of the index that were looked at.
+    pub index_ids: u64,
+    /// Rows without their document.
+    pub missing: Counted,
+    /// Documents without a row.
+    pub orphaned: Counted,
+    /// Documents that are not what the query gives.
+    pub different: Counted,
+    /// Rows that make no document.
+    pub unwritable: Counted,
+    /// Of all these, those whose version is one that no read has had yet: somebody else wrote them.
+    pub from_the_future: u64,
+    /// How many documents differ in a field; the places of arrays are left out.
+    pub fields: std::collections::BTreeMap<String, u64>,
+    /// Some of those that differ, with where.
+    pub examples: Vec<Example>,
+    /// Differences that were gone, or written anew, when they were looked at again.
+    pub in_flight: u64,
+    /// Of a sample: at most this part of all documents is wrong, with a confidence of 95 %.
+    pub wrong_part_max: Option<f64>,
+    /// Ids that were enqueued.
+    pub repaired: u64,
+    /// Why it ended early.
+    pub stopped: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Verified {
+    /// Whether the index is true.
+    pub fn is_true(&self) -> bool {
+        self.wrong() == 0 && self.stopped.is_none()
+    }
+
+    /// All that are not as they should be.
+    pub fn wrong(&self) -> u64 {
+        self.kinds().into_iter().map(|(_, of_them)| of_them.count).sum()
+    }
+
+    /// What may be wrong, in a word, and what is.
+    pub fn kinds(&self) -> [(&'static str, &Counted); 4] {
+        [
+            ("missing", &self.missing),
+            ("orphaned", &self.orphaned),
+            ("different", &self.different),
+            ("unwritable", &self.unwritable),
+        ]
+    }
+}
+
+/// How long a worker has to mend a difference by itself: as long as the job may take.
+pub fn patience(job: &JobDefinition) -> Duration {
+    const UNTOLD_S: u64 = 30;
+    Duration::from_secs(job.freshness_s_max.unwrap_or(UNTOLD_S))
+}
+
+/// Compares the job's index with its source. Writes nothing, unless it is to repair: then it enqueues, and workers mend.
+///
+/// # Errors
+/// There is no such job, its keys can't be listed, or a server is away.
+pub async fn verify(
+    context: &Context,
+    job: &str,
+    options: &VerifyOptions,
+    tell: &(dyn Fn(Event) + Sync),
+) -> anyhow::Result<Verified> {
+    let definition = context.definition(job)?;
+    anyhow::ensure!(
+        definition.from == From::Query,
+        "the documents of {job} come from change events (from = \"event\"): there is no query to compare them with"
+    );
+    let keys = context.source(definition)?.keys(definition, None).await.with_context(|| format!("job {job}"))?;
+    tell(Event::Expected(keys.estimate()));
+    let mut run = Run {
+        look: Look { context, job: definition, full: options.full },
+        options,
+        tell,
+        began: Instant::now(),
+        suspects: Suspects::new(options.patience),
+        wrong: Vec::new(),
+        found: Verified { job: job.to_owned(), started_at: now_ms(), full: options.full, ..Verified::default() },
+    };
+    run.all(keys).await?;
+    run.finish().await
+}
+
+/// What is found out about one id.
+enum Finding {
+    Equal,
+    Missing,
+    Orphaned,
+    Different(Vec<Difference>),
+    Unwritable(String),
+}
+
+/// One id, looked at on both sides.
+struct Seen {
+    id: Id,
+    finding: Finding,
+    /// Of the index's document.
+    held: Option<Version>,
+    /// Of the reading.
+    read: Version,
+}
+
+/// How ids are looked at.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    context: &'a Context,
+    job: &'a JobDefinition,
+    full: bool,
+}
+
+impl Look<'_> {
+    /// Both sides of these ids, past the fence. The source first: what is indexed between the two then looks newer, not older.
+    async fn closely(self, ids: Vec<Id>) -> anyhow::Result<Vec<Seen>> {
+        let Sourced { documents, version } = sourced(self.context, self.job, &ids).await?;
+        let held = indexed(self.context, &self.job.index, &ids, true).await?;
+        let mut seen = Vec::with_capacity(ids.len());
+        for ((id, source), held) in ids.into_iter().zip(documents).zip(held) {
+            let finding = match (source, &held.source) {
+                (SourceDocument::Gone, None) => Finding::Equal,
+                (SourceDocument::Gone, Some(_)) => Finding::Orphaned,
+                (SourceDocument::Unwritable(problem), _) => Finding::Unwritable(problem),
+                (SourceDocument::Document(_), None) => Finding::Missing,
+                (SourceDocument::Document(source), Some(held)) => match differences(&source, held)? {
+                    places if places.is_empty() => Finding::Equal,
+                    places => Finding::Different(places),
+                },
+            };
+            seen.push(Seen { id, finding, held: held.version.map(Version::from_u64).transpose()?, read: version });
+        }
+        Ok(seen)
+    }
+
+    /// Which of the source's ids are to be looked at closely, or again.
+    async fn at_a_glance(self, ids: Vec<Id>) -> anyhow::Result<(u64, Vec<Id>)> {
+        let count = ids.len() as u64;
+        if self.full {
+            let seen = self.closely(ids).await?;
+            let doubtful = seen.into_iter().filter(|seen| !matches!(seen.finding, Finding::Equal));
+            return Ok((count, doubtful.map(|seen| seen.id).collect()));
+        }
+        let held = indexed(self.context, &self.job.index, &ids, false).await?;
+        let missing = ids.into_iter().zip(held).filter(|(_, held)| held.version.is_none());
+        Ok((count, missing.map(|(id, _)| id).collect()))
+    }
+}
+
+/// A verification under way.
+struct Run<'a> {
+    look: Look<'a>,
+    options: &'a VerifyOptions,
+    tell: &'a (dyn Fn(Event) + Sync),
+    began: Instant,
+    suspects: Suspects,
+    /// To be repaired.
+    wrong: Vec<Id>,
+    found: Verified,
+}
+
+impl Run<'_> {
+    /// Walks over the source's keys, then over the index's.
+    async fn all(&mut self, mut keys: Box<dyn Keys + '_>) -> anyhow::Result<()> {
+        loop {
+            let page = keys.page().await?;
+            if page.is_empty() {
+                break;
+            }
+            let look = self.look;
+            let together = if look.full { DOCUMENTS } else { CHUNK };
+            let chunks: Vec<Vec<Id>> = self.sampled(page).chunks(together).map(<[Id]>::to_vec).collect();
+            let mut looked = stream::iter(chunks).map(|ids| look.at_a_glance(ids)).buffer_unordered(CHUNKS_AT_A_TIME);
+            while let Some(chunk) = looked.next().await {
+                let (count, doubtful) = chunk?;
+                self.found.source_ids += count;
+                self.took(count, doubtful).await?;
+            }
+            if self.found.stopped.is_some() {
+                return Ok(());
+            }
+        }
+        let (context, job) = (self.look.context, self.look.job);
+        let unusable = |fault| unusable(&job.index, fault);
+        let mut walk = Walk::begin(&context.elasticsearch, &job.index, job.key, CHUNK).await.map_err(unusable)?;
+        while let Some(ids) = walk.next().await.map_err(unusable)? {
+            let ids = self.sampled(ids);
+            let present: std::collections::HashSet<Id> = keys.present(&ids).await?.into_iter().collect();
+            let count = ids.len() as u64;
+            self.found.index_ids += count;
+            self.took(count, ids.into_iter().filter(|id| !present.contains(id)).collect()).await?;
+            if self.found.stopped.is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn sampled(&self, mut ids: Vec<Id>) -> Vec<Id> {
+        if self.options.sample < 1.0 {
+            ids.retain(|_| fastrand::f64() < self.options.sample);
+        }
+        ids
+    }
+
+    /// Takes note of a chunk that was looked at, and looks again at what it is time for.
+    async fn took(&mut self, count: u64, doubtful: Vec<Id>) -> anyhow::Result<()> {
+        self.suspects.add(doubtful);
+        (self.tell)(Event::Looked(count));
+        self.look_again().await?;
+        if self.suspects.len() + self.wrong.len() > SUSPECTS_MAX {
+            self.found.stopped = Some(format!(
+                "more than {SUSPECTS_MAX} differences: enqueue all with `pinion enqueue {} --all`",
+                self.found.job
+            ));
+        }
+        if let Some(rate) = self.options.ids_per_second_max {
+            let done = (self.found.source_ids + self.found.index_ids) as f64;
+            let due = Duration::from_secs_f64(done / f64::from(rate));
+            tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
+        }
+        Ok(())
+    }
+
+    /// Looks again at the suspects whose time has come.
+    async fn look_again(&mut self) -> anyhow::Result<()> {
+        while let Some(due) = self.suspects.due(DOCUMENTS) {
+            let ids = due.iter().map(|suspect| suspect.id.clone()).collect();
+            for (suspect, seen) in due.into_iter().zip(self.look.closely(ids).await?) {
+                self.judge(suspect, seen);
+            }
+        }
+        Ok(())
+    }
+
+    /// A difference stands if the index still holds what it held, or what is older than the first reading that showed the difference,
+    /// when a worker should long have mended it.
+    fn judge(&mut self, suspect: Suspect, seen: Seen) {
+        if matches!(seen.finding, Finding::Equal) {
+            self.found.in_flight += 1;
+            return;
+        }
+        let Some(first) = suspect.first_read else {
+            self.suspects.saw(suspect, seen.read);
+            return;
+        };
+        let is_future = seen.held.is_some_and(|held| held > seen.read);
+        let was_written_since = seen.held.is_some_and(|held| held >= first) && !is_future;
+        if was_written_since && !matches!(seen.finding, Finding::Unwritable(_)) {
+            self.found.in_flight += 1;
+            return;
+        }
+        if !suspect.is_out_of_patience(self.options.patience) {
+            self.suspects.wait(suspect);
+            return;
+        }
+        self.report(seen, is_future);
+    }
+
+    fn report(&mut self, seen: Seen, is_future: bool) {
+        let Self { found, options, wrong, .. } = self;
+        let examples_max = options.examples_max;
+        found.from_the_future += u64::from(is_future);
+        match seen.finding {
+            Finding::Equal => return,
+            Finding::Missing => found.missing.add(&seen.id, examples_max),
+            Finding::Orphaned => found.orphaned.add(&seen.id, examples_max),
+            Finding::Unwritable(problem) => {
+                tracing::warn!(job = found.job, id = %seen.id, problem, "the row makes no document");
+                found.unwritable.add(&seen.id, examples_max);
+                return;
+            }
+            Finding::Different(places) => {
+                found.different.add(&seen.id, examples_max);
+                count(&mut found.fields, &places);
+                if found.examples.len() < examples_max {
+                    found.examples.push(Example { id: seen.id.to_string(), differences: places });
+                }
+            }
+        }
+        wrong.push(seen.id);
+    }
+
+    /// Waits for the last suspects, repairs, and sums up.
+    async fn finish(mut self) -> anyhow::Result<Verified> {
+        while let Some(next) = self.suspects.next_due() {
+            (self.tell)(Event::Waiting(self.suspects.len()));
+            tokio::time::sleep_until(next.into()).await;
+            self.look_again().await?;
+        }
+        if self.options.sample < 1.0 {
+            let looked = self.found.source_ids.max(self.found.index_ids);
+            self.found.wrong_part_max = Some(upper_bound(self.found.wrong(), looked));
+        }
+        if self.options.repair && !self.wrong.is_empty() {
+            let ids: Vec<String> = self.wrong.iter().map(Id::to_string).collect();
+            let options = EnqueueOptions { lane: Lane::Low, ids_per_message: 100 };
+            let enqueued = enqueue(self.look.context, &self.found.job, Ids::Given(&ids), options, &|_| {}).await?;
+            self.found.repaired = enqueued.ids;
+            self.found.stopped = self.found.stopped.or(enqueued.stopped);
+        }
+        self.found.seconds = self.began.elapsed().as_secs_f64();
+        keep(self.look.context, &self.found).await?;
+        Ok(self.found)
+    }
+}
+
+/// Keeps the result, for whoever asks later when the job was verified last.
+async fn keep(context: &Context, found: &Verified) -> anyhow::Result<()> {
+    let id = format!("{}@{}", found.job, found.started_at);
+    let kept = json!({
+        "job": found.job,
+        "started_at": found.started_at,
+        "full": found.full,
+        "sampled": found.wrong_part_max.is_some(),
+        "looked": found.source_ids + found.index_ids,
+        "wrong": found.wrong(),
+        "result": found,
+    });
+    State::of(context, StateIndex::Verifications).merge(&id, &kept).await
+}
+
+/// The upper end of Wilson's interval for a part of which `wrong` of `looked` were seen, at 95 % on one side.
+fn upper_bound(wrong: u64, looked: u64) -> f64 {
+    const Z: f64 = 1.6449;
+    if looked == 0 {
+        return 1.0;
+    }
+    let (count, part) = (looked as f64, wrong as f64 / looked as f64);
+    let square = Z * Z;
+    let spread = Z * (part * (1.0 - part) / count + square / (4.0 * count * count)).sqrt();
+    ((part + square / (2.0 * count) + spread) / (1.0 + square / count)).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::upper_bound;
+
+    #[test]
+    fn a_sample_bounds_what_is_wrong() {
+        let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-4, "{found}");
+        close(upper_bound(0, 0), 1.0);
+        // Near the rule of three, 3 / 1,000.
+        close(upper_bound(0, 1_000), 0.0027);
+        close(upper_bound(10, 1_000), 0.016657);
+        close(upper_bound(5, 5), 1.0);
+    }
+}
