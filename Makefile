@@ -1,6 +1,6 @@
 # Everything here is a line or two that you could type yourself; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 twin histories soak planted bench fmt lint clean stack-start stack-stop stack-status stack-wipe
+.PHONY: help demo demo-feed test test-elasticsearch8 test-elasticsearch9 twin histories soak planted record-events bench bench-quick fmt lint clean stack-start stack-stop stack-status stack-wipe
 
 STACK := stack/bin
 # MySQL is there for one kind of processor only; elsewhere its tests are left out.
@@ -12,6 +12,8 @@ SERVICES := rabbitmq elasticsearch pg
 # Of a history: of `histories` and of `soak`.
 SECONDS := 30
 MINUTES := 10
+# Of the bench: what is measured beside Pinion (bench/run.sh --help).
+PEERS := gearman,celery,bento,pgsync
 # What the histories begin with; they start servers of their own.
 HISTORIES := $(STACK)/with.sh rabbitmq pg elasticsearch --
 
@@ -56,8 +58,14 @@ planted: ## plant each bug of the adapters, or BUG, and look for it with histori
 	$(HISTORIES) env $(if $(BUG),PINION_HISTORIES_BUG=$(BUG)) \
 	  cargo test -p pinion-tests --features planted-bugs --test integration -- --ignored --nocapture histories::every_planted_bug
 
-bench: ## measure the whole way against raw bulk indexing
-	./bench/run.sh
+record-events: ## record the events of real connectors that the unit tests decode anew (DATABASE=postgres or mariadb: of one)
+	./tests/events/record.sh $(DATABASE)
+
+bench: ## measure the whole way against raw bulk indexing, and PEERS beside it
+	./bench/run.sh --peers $(PEERS) --markdown bench/report.md
+
+bench-quick: ## the same in minutes, with fewer orders and without the peers
+	./bench/run.sh --quick
 
 fmt: ## format the code
 	cargo fmt --all

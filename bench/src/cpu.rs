@@ -19,6 +19,8 @@ pub(crate) struct Services {
     pub(crate) primary: u32,
     pub(crate) replica: u32,
     pub(crate) rabbitmq: u32,
+    /// Where the change feed is measured.
+    pub(crate) kafka: Option<u32>,
 }
 
 /// CPU seconds, user and system: since each process began, or between two readings.
@@ -28,6 +30,7 @@ pub(crate) struct CpuSeconds {
     pub(crate) primary: f64,
     pub(crate) replica: f64,
     pub(crate) rabbitmq: f64,
+    pub(crate) kafka: f64,
     pub(crate) workers: f64,
     /// This program.
     pub(crate) bench: f64,
@@ -49,6 +52,7 @@ impl Services {
             primary: with_name(self.primary, "the primary")?,
             replica: with_name(self.replica, "the replica")?,
             rabbitmq: with_name(self.rabbitmq, "RabbitMQ")?,
+            kafka: self.kafka.map_or(Ok(0.0), |pid| with_name(pid, "Kafka"))?,
             workers: workers.iter().map(|pid| with_name(*pid, "a worker")).sum::<Result<f64>>()?,
             // Its own time only: the workers are its children.
             bench: table.own_seconds(std::process::id()).context("this process is in /proc")?,
@@ -64,9 +68,9 @@ impl CpuSeconds {
         self.machine - self.services() - self.workers - self.bench
     }
 
-    /// The four services together.
+    /// The services together.
     pub(crate) fn services(&self) -> f64 {
-        self.elasticsearch + self.primary + self.replica + self.rabbitmq
+        self.elasticsearch + self.primary + self.replica + self.rabbitmq + self.kafka
     }
 }
 
@@ -79,6 +83,7 @@ impl Sub for CpuSeconds {
             primary: self.primary - earlier.primary,
             replica: self.replica - earlier.replica,
             rabbitmq: self.rabbitmq - earlier.rabbitmq,
+            kafka: self.kafka - earlier.kafka,
             workers: self.workers - earlier.workers,
             bench: self.bench - earlier.bench,
             machine: self.machine - earlier.machine,
@@ -92,6 +97,13 @@ pub(crate) fn memory_peak_bytes(pid: u32) -> Result<u64> {
     let status = read(&format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/PID/status")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("VmHWM")? * 1024)
+}
+
+/// The same for a process with all of its descendants that still run, added up.
+pub(crate) fn tree_memory_peak_bytes(root: u32) -> Result<u64> {
+    let table = ProcessTable::read()?;
+    // One may end meanwhile.
+    Ok(table.0.keys().filter(|pid| table.descends(**pid, root)).filter_map(|pid| memory_peak_bytes(*pid).ok()).sum())
 }
 
 /// How busy and how fast the machine is just now: the load averages of 1, 5 and 15 minutes, and the CPU time of a fixed computation,

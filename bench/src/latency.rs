@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::stream;
 use pinion_client::Publisher;
-use pinion_schemas::Job;
+use pinion_schemas::{Job, Names};
+use serde_json::json;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
-use crate::Bench;
-use crate::metrics::{Histogram, Stages};
-use crate::pinion::JOB;
-use crate::whole_way::{connect, settled_at_least};
+use crate::metrics::{Histogram, Metrics, Stages};
+use crate::pinion::{JOB, Workers};
+use crate::servers::NAMESPACE;
+use crate::whole_way::{LOOK, PATIENCE, connect};
+use crate::{Bench, IDS_PER_MESSAGE};
+
+const END_TO_END: &str = "pinion_end_to_end_seconds";
+const DOCUMENTS: &str = "pinion_documents_total";
 
 /// So many different orders are changed, then the first one again.
 const ORDERS_MAX: usize = 20_000;
@@ -34,29 +39,56 @@ pub(crate) struct LatencyRun {
     pub(crate) worker_cpu_seconds: f64,
 }
 
-/// Sends jobs at the asked rate to one worker, on the index that is there.
-pub(crate) async fn run(bench: &Bench<'_>) -> Result<LatencyRun> {
+/// Sends jobs at the asked rate to one worker, on the index that is there, while so many other ids wait in the low lane.
+pub(crate) async fn run(bench: &Bench<'_>, low_ids: usize) -> Result<LatencyRun> {
     let options = &bench.options;
+    let low_queue = Names::new(NAMESPACE)?.low_queue(JOB);
+    fill_low(bench, &low_queue, low_ids).await?;
     let publisher = connect(bench).await?;
     let workers = bench.pinion.work(1).await?;
     let ids: Arc<[i64]> = bench.ids.iter().copied().take(ORDERS_MAX).collect();
     let sender = Sender { publisher, writer: bench.servers.writer.clone(), ids, rate: options.latency_rate };
 
     let warmed = sender.send(0, WARM_UP).await?;
-    let (_, _, before) = settled_at_least(&workers, warmed as f64).await?;
+    let before = timed_at_least(&workers, warmed).await?;
     let cpu_before = bench.services.read(&workers.pids())?;
     let began = Instant::now();
     let sent = sender.send(warmed, Duration::from_secs(options.latency_seconds.into())).await?;
     let sent_per_second = sent as f64 / began.elapsed().as_secs_f64();
-    let (_, _, after) = settled_at_least(&workers, (warmed + sent) as f64).await?;
+    let after = timed_at_least(&workers, warmed + sent).await?;
     let cpu = bench.services.read(&workers.pids())? - cpu_before;
 
     workers.end().await?;
+    if low_ids > 0 {
+        let left = bench.servers.rabbitmq.purge(&low_queue).await?;
+        ensure!(left > 0, "{low_ids} ids in the low lane were done before the time was up");
+    }
     bench.queue_is_empty().await?;
-    let name = "pinion_end_to_end_seconds";
-    let seconds = after.histogram(name)?.since(&before.histogram(name)?);
+    let seconds = after.histogram(END_TO_END)?.since(&before.histogram(END_TO_END)?);
     let stages = Stages::between(&before, &after)?;
-    Ok(LatencyRun { seconds, stages, sent_per_second, worker_cpu_seconds: cpu.workers / sent as f64 })
+    let done = after.sum(DOCUMENTS, "") - before.sum(DOCUMENTS, "");
+    Ok(LatencyRun { seconds, stages, sent_per_second, worker_cpu_seconds: cpu.workers / done })
+}
+
+/// Messages without a time of sending, so that the worker's histogram has the live ones alone.
+async fn fill_low(bench: &Bench<'_>, queue: &str, ids: usize) -> Result<()> {
+    let ids: Vec<i64> = bench.ids.iter().copied().cycle().take(ids).collect();
+    let message = |ids: &[i64]| json!({"job_name": JOB, "ids": ids}).to_string();
+    bench.servers.rabbitmq.fill(queue, ids.chunks(IDS_PER_MESSAGE).map(message)).await
+}
+
+/// The metrics once so many live jobs are settled.
+async fn timed_at_least(workers: &Workers, jobs: usize) -> Result<Metrics> {
+    let began = Instant::now();
+    loop {
+        let metrics = workers.metrics().await?;
+        let timed = metrics.histogram(END_TO_END).map_or(0.0, |histogram| histogram.count);
+        if timed >= jobs as f64 {
+            return Ok(metrics);
+        }
+        ensure!(began.elapsed() < PATIENCE, "only {timed} of {jobs} jobs are settled{}", workers.last_words());
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 struct Sender {

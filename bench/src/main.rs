@@ -2,13 +2,20 @@
 
 mod cpu;
 mod documents;
+mod event;
+mod feed;
+mod growth;
+mod kafka;
 mod latency;
 mod metrics;
 mod options;
+mod peers;
 mod pinion;
+mod plot;
 mod raw;
 mod report;
 mod servers;
+mod sink;
 mod table;
 mod whole_way;
 
@@ -23,15 +30,20 @@ use tempfile::TempDir;
 
 use crate::cpu::Services;
 use crate::documents::Documents;
+use crate::feed::Feed;
 use crate::options::Options;
-use crate::pinion::{INDEX, JOB, Pinion};
+use crate::peers::Peers;
+use crate::pinion::{INDEX, JOB, Pinion, Setup};
 use crate::raw::RawRun;
-use crate::report::{Run, Surroundings};
+use crate::report::{Beside, Latencies, Run, Surroundings};
 use crate::servers::{NAMESPACE, Servers};
 use crate::whole_way::WholeWayRun;
 
 /// In the messages of the second whole way.
 const IDS_PER_MESSAGE: usize = 100;
+
+/// Ids that wait in the low lane while the latency of the live one is measured again: as many as a rebuild or a large fan-out has.
+const LOW_IDS: usize = 1_000_000;
 
 /// What every measurement needs.
 struct Bench<'a> {
@@ -44,8 +56,10 @@ struct Bench<'a> {
     /// All orders.
     ids: Vec<i64>,
     documents: Documents,
+    /// The filled topic, where the change feed is measured.
+    feed: Option<Feed>,
     /// Configuration, job and logs; removed at the end.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 #[tokio::main]
@@ -69,22 +83,27 @@ async fn bench(options: &Options) -> Result<()> {
         signal = tokio::signal::ctrl_c() => Err(signal.map_or_else(Into::into, |()| anyhow!("interrupted"))),
     };
     let cleaned = servers.clean().await;
-    let report = measured?;
+    let (report, picture) = measured?;
     println!("{report}");
     if let Some(file) = &options.markdown {
         std::fs::write(file, report).with_context(|| file.display().to_string())?;
+        let file = file.with_extension("svg");
+        std::fs::write(&file, picture).with_context(|| file.display().to_string())?;
     }
     cleaned
 }
 
-async fn measure(options: &Options, servers: &Servers) -> Result<String> {
-    let versions = servers.versions().await?;
+/// The report, and its picture.
+async fn measure(options: &Options, servers: &Servers) -> Result<(String, String)> {
+    let versions = servers.versions(options.kafka_version.as_deref()).await?;
     let bench = Bench::prepare(options, servers).await?;
+    let peers = Peers::install(&bench).await?;
     let warm_up_passes = raw::warm_up(&bench).await?;
     let mut runs = Vec::new();
     for number in 1..=options.runs {
-        runs.push(bench.run(number).await?);
+        runs.push(bench.run(&peers, number).await?);
     }
+    let growth = if options.growth { growth::run(&bench).await? } else { Vec::new() };
     let surroundings = Surroundings {
         versions,
         processor: cpu::processor(),
@@ -94,7 +113,8 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
         warm_up_passes,
         condition: cpu::condition()?,
     };
-    Ok(report::report(options, &surroundings, &runs, IDS_PER_MESSAGE))
+    let report = report::report(options, &surroundings, &runs, &growth, IDS_PER_MESSAGE);
+    Ok((report, report::picture(options, &runs, IDS_PER_MESSAGE)))
 }
 
 impl<'a> Bench<'a> {
@@ -105,10 +125,11 @@ impl<'a> Bench<'a> {
             primary: options.primary_pid,
             replica: options.replica_pid,
             rabbitmq: options.rabbitmq_pid,
+            kafka: options.kafka_pid,
         };
         services.read(&[])?;
         let folder = tempfile::Builder::new().prefix("pinion-bench").tempdir()?;
-        let pinion = Pinion::new(options, folder.path())?;
+        let pinion = Pinion::new(options, folder.path(), &Setup::new(&options.elasticsearch))?;
         let mapping = options.job.join("mapping.json");
         let mapping = serde_json::from_str(&std::fs::read_to_string(mapping)?).context("mapping.json")?;
         let ids = servers.ids().await?;
@@ -116,11 +137,15 @@ impl<'a> Bench<'a> {
         pinion.apply().await?;
         let documents = Documents::prepare(Config::load(&pinion.config_file())?, &ids).await?;
         eprintln!("{} documents of {} MB are ready", documents.count, documents.bytes() / 1_000_000);
-        Ok(Self { options, servers, services, pinion, mapping, ids, documents, _folder: folder })
+        let feed = match options.feed_events {
+            0 => None,
+            events => Some(Feed::fill(servers, &ids, events).await?),
+        };
+        Ok(Self { options, servers, services, pinion, mapping, ids, documents, feed, folder })
     }
 
     /// Measures everything once, in turn.
-    async fn run(&self, number: u32) -> Result<Run> {
+    async fn run(&self, peers: &Peers<'_>, number: u32) -> Result<Run> {
         let told = |what: &str, speed: f64| eprintln!("run {number}: {what} {speed:.0} documents/s");
         let raw = async || -> Result<RawRun> {
             let raw = raw::run(self).await?;
@@ -128,7 +153,7 @@ impl<'a> Bench<'a> {
             Ok(raw)
         };
         let whole_way = async |ids: usize| -> Result<WholeWayRun> {
-            let way = whole_way::run(self, ids).await?;
+            let way = whole_way::run(self, &self.ids, ids).await?;
             told(&format!("the whole way, {ids} id(s) a message,"), way.documents_per_second);
             Ok(way)
         };
@@ -138,11 +163,30 @@ impl<'a> Bench<'a> {
         let second = raw().await?;
         let many = whole_way(IDS_PER_MESSAGE).await?;
         let third = raw().await?;
+        let feed = match &self.feed {
+            None => None,
+            Some(feed) => {
+                let run = feed.run(self, number).await?;
+                told("the change feed,", run.way.documents_per_second);
+                Some((run, raw().await?))
+            }
+        };
         let latency = match self.options.latency_seconds {
             0 => None,
-            _ => Some(latency::run(self).await?),
+            _ => Some(Latencies { alone: latency::run(self, 0).await?, beside: latency::run(self, LOW_IDS).await? }),
         };
-        Ok(Run { raw: [first, second, third], one, many, latency, condition })
+        let mut beside = Vec::new();
+        if !self.options.peers.is_empty() {
+            let mut before = raw().await?;
+            for peer in &self.options.peers {
+                let run = peers.run(*peer).await?;
+                told(&format!("{},", peer.title()), run.documents_per_second);
+                let after = raw().await?;
+                beside.push(Beside { run, raw: [before, after] });
+                before = after;
+            }
+        }
+        Ok(Run { raw: [first, second, third], one, many, feed, latency, peers: beside, condition })
     }
 
     /// An empty index behind the job's alias.
@@ -154,7 +198,7 @@ impl<'a> Bench<'a> {
     /// After the workers' end: everything that was published has been acknowledged.
     async fn queue_is_empty(&self) -> Result<()> {
         let names = Names::new(NAMESPACE)?;
-        for queue in [names.queue(JOB), names.low_queue(JOB), names.suspects_queue(JOB)] {
+        for queue in [names.queue(JOB), names.low_queue(JOB), names.suspects_queue(JOB), names.alone_queue(JOB)] {
             let left = self.servers.rabbitmq.ready(&queue).await?;
             ensure!(left == 0, "{left} messages are left in the queue {queue}");
         }

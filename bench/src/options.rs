@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::peers::Peer;
+
 /// Measures Pinion's whole way from queue to index against Elasticsearch's own speed, in one run.
 ///
 /// `bench/run.sh` starts the services, fills the database and calls this program with the addresses and processes; call that.
@@ -22,7 +24,16 @@ pub(crate) struct Options {
     /// Jobs a second while the latency is measured.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) latency_rate: u32,
-    /// Write the report to this file too.
+    /// Change events that the feed catches up with; 0 leaves that out, and Kafka is not needed then.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub(crate) feed_events: usize,
+    /// At the end measure, once, how the workers grow: more workers, longer queues, larger documents, more jobs.
+    #[arg(long)]
+    pub(crate) growth: bool,
+    /// What is run beside Pinion, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) peers: Vec<Peer>,
+    /// Write the report to this file too, and its picture beside it, as .svg.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
     /// The program to measure; the one beside this program when not given.
@@ -41,6 +52,12 @@ pub(crate) struct Options {
     /// Elasticsearch.
     #[arg(long, value_name = "URL")]
     pub(crate) elasticsearch: String,
+    /// Kafka's brokers.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) kafka: Option<String>,
+    /// Which Kafka that is, since it does not tell.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) kafka_version: Option<String>,
     /// The filled database on the primary, as the worker reads it.
     #[arg(long, value_name = "URL")]
     pub(crate) primary: String,
@@ -57,6 +74,9 @@ pub(crate) struct Options {
     /// RabbitMQ's process.
     #[arg(long, value_name = "PID")]
     pub(crate) rabbitmq_pid: u32,
+    /// Kafka's process.
+    #[arg(long, value_name = "PID")]
+    pub(crate) kafka_pid: Option<u32>,
     /// The primary's first process.
     #[arg(long, value_name = "PID")]
     pub(crate) primary_pid: u32,

@@ -33,18 +33,30 @@ pub(crate) struct Pinion {
 }
 
 impl Pinion {
-    /// Writes a configuration with the worker's defaults, and the job with an index of its own, into `folder`.
-    pub(crate) fn new(options: &Options, folder: &Path) -> Result<Self> {
+    /// Writes a configuration with the worker's defaults, and the jobs with indexes of their own, into `folder`.
+    pub(crate) fn new(options: &Options, folder: &Path, setup: &Setup<'_>) -> Result<Self> {
         let program = match &options.pinion {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("pinion"),
         };
         ensure!(program.is_file(), "{} is missing: cargo build --release -p pinion-worker", program.display());
-        copy_job(&options.job, &folder.join("jobs").join(JOB))?;
+        for number in 0..setup.jobs {
+            let job = folder.join("jobs").join(job_name(number));
+            copy_job(&options.job, &job, &index_name(number))?;
+            if let Some(bytes) = setup.document_bytes {
+                let sql =
+                    format!("SELECT o.id AS _id, repeat('x', {bytes}) AS text FROM orders o WHERE o.id = ANY(:ids)\n");
+                std::fs::write(job.join("document.sql"), sql)?;
+            }
+        }
         let toml = format!(
             "namespace = {NAMESPACE:?}\nschemas = \"jobs\"\n\n[rabbitmq]\nurl = {:?}\n\n[elasticsearch]\nurls = [{:?}]\n\n\
-             [sources.shop]\nkind = \"postgres\"\nprimary = {:?}\nreplicas = [{:?}]\n",
-            options.rabbitmq, options.elasticsearch, options.primary, options.replica
+             [sources.shop]\nkind = \"postgres\"\nprimary = {:?}\nreplicas = [{:?}]\ntopic_prefix = {NAMESPACE:?}\n{}",
+            options.rabbitmq,
+            setup.elasticsearch,
+            options.primary,
+            options.replica,
+            setup.feed.map(Followed::toml).unwrap_or_default()
         );
         let pinion = Self { program, folder: folder.to_owned() };
         std::fs::write(pinion.config_file(), toml)?;
@@ -89,6 +101,50 @@ impl Pinion {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.config_file()).args(["--log", "info"]).args(arguments).kill_on_drop(true);
         command
+    }
+}
+
+/// What a configuration is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    /// Where bulk requests go.
+    pub(crate) elasticsearch: &'a str,
+    /// How many jobs there are, all with the same documents.
+    pub(crate) jobs: usize,
+    /// About the size of the documents, where they are not the job's own.
+    pub(crate) document_bytes: Option<usize>,
+    /// The change feed to follow.
+    pub(crate) feed: Option<&'a Followed<'a>>,
+}
+
+impl<'a> Setup<'a> {
+    /// One job, no change feed.
+    pub(crate) fn new(elasticsearch: &'a str) -> Self {
+        Self { elasticsearch, jobs: 1, document_bytes: None, feed: None }
+    }
+}
+
+/// A job's name, counted from 0.
+pub(crate) fn job_name(number: usize) -> String {
+    if number == 0 { JOB.to_owned() } else { format!("{JOB}-{number}") }
+}
+
+fn index_name(number: usize) -> String {
+    if number == 0 { INDEX.to_owned() } else { format!("{INDEX}-{number}") }
+}
+
+/// The change feed that workers follow.
+pub(crate) struct Followed<'a> {
+    pub(crate) brokers: &'a str,
+    pub(crate) topic: &'a str,
+    pub(crate) group: &'a str,
+}
+
+impl Followed<'_> {
+    fn toml(&self) -> String {
+        let Self { brokers, topic, group } = self;
+        // No connector runs that could be missed.
+        format!("\n[kafka]\nbrokers = [{brokers:?}]\ntopics = [{topic:?}]\ngroup = {group:?}\nsilence_s_max = 0\n")
     }
 }
 
@@ -178,21 +234,21 @@ impl Worker {
     }
 }
 
-/// Copies a job's folder; its `index` becomes [`INDEX`].
-fn copy_job(from: &Path, to: &Path) -> Result<()> {
+/// Copies a job's folder, with another `index`.
+fn copy_job(from: &Path, to: &Path, index: &str) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for file in ["job.toml", "document.sql", "mapping.json"] {
         let source = from.join(file);
         let text = std::fs::read_to_string(&source).with_context(|| source.display().to_string())?;
-        let text = if file == "job.toml" { with_index(&text) } else { text };
+        let text = if file == "job.toml" { with_index(&text, index) } else { text };
         std::fs::write(to.join(file), text)?;
     }
     Ok(())
 }
 
-fn with_index(job_toml: &str) -> String {
+fn with_index(job_toml: &str, index: &str) -> String {
     let is_index = |line: &str| line.split_once('=').is_some_and(|(key, _)| key.trim() == "index");
-    let ours = format!("index = {INDEX:?}");
+    let ours = format!("index = {index:?}");
     job_toml.lines().flat_map(|line| [if is_index(line) { ours.as_str() } else { line }, "\n"]).collect()
 }
 
@@ -203,6 +259,6 @@ mod tests {
     #[test]
     fn a_copied_job_has_an_index_of_its_own() {
         let toml = "index = \"orders\" # the alias\nindexes = 1\n[[watch]]\n";
-        assert_eq!(with_index(toml), "index = \"bench-orders\"\nindexes = 1\n[[watch]]\n");
+        assert_eq!(with_index(toml, "bench-orders"), "index = \"bench-orders\"\nindexes = 1\n[[watch]]\n");
     }
 }

@@ -1,12 +1,14 @@
 //! The services themselves: versions, counts, and the removal of everything that a run makes.
 
 use anyhow::{Context as _, Result, ensure};
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection};
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
+use crate::kafka::Kafka;
 use crate::options::Options;
 
 /// Begins the name of everything that a run makes in RabbitMQ and Elasticsearch.
@@ -16,6 +18,8 @@ pub(crate) const NAMESPACE: &str = "bench";
 pub(crate) struct Servers {
     pub(crate) elasticsearch: Elasticsearch,
     pub(crate) rabbitmq: Rabbitmq,
+    /// Where the change feed is measured.
+    pub(crate) kafka: Option<Kafka>,
     /// The primary, as a role that may change rows.
     pub(crate) writer: PgPool,
     /// The replica, as the worker reads it.
@@ -39,24 +43,42 @@ impl Servers {
                 management: options.management.clone(),
                 http: reqwest::Client::new(),
             },
+            kafka: options.kafka.as_deref().filter(|_| options.feed_events > 0).map(Kafka::new).transpose()?,
             writer: pool(options.writer.clone()).await?,
             replica: pool(options.replica.clone()).await?,
         })
     }
 
     /// Names and versions, asked from the services.
-    pub(crate) async fn versions(&self) -> Result<String> {
+    pub(crate) async fn versions(&self, kafka_version: Option<&str>) -> Result<String> {
         let postgres: String = sqlx::query_scalar("SHOW server_version").fetch_one(&self.replica).await?;
         let postgres = postgres.split(' ').next().unwrap_or_default();
         let elasticsearch = self.elasticsearch.version().await?;
         let rabbitmq = self.rabbitmq.version().await?;
-        Ok(format!("Elasticsearch {elasticsearch}, PostgreSQL {postgres}, RabbitMQ {rabbitmq}"))
+        let kafka = kafka_version.filter(|_| self.kafka.is_some()).map(|version| format!(", Kafka {version}"));
+        let kafka = kafka.unwrap_or_default();
+        Ok(format!("Elasticsearch {elasticsearch}, PostgreSQL {postgres}, RabbitMQ {rabbitmq}{kafka}"))
     }
 
     /// Removes everything that a run makes, that of an interrupted one included.
     pub(crate) async fn clean(&self) -> Result<()> {
+        if let Some(kafka) = &self.kafka {
+            kafka.clean().await?;
+        }
         self.rabbitmq.clean().await?;
         self.elasticsearch.clean().await
+    }
+
+    /// So many transactions of the primary that have long ended, or as many as there are: the lower 32 bits of their numbers.
+    pub(crate) async fn ended_transactions(&self, count: usize) -> Result<Vec<u32>> {
+        /// Those before it are not numbers of transactions.
+        const FIRST: u64 = 3;
+        let question = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text";
+        let oldest: u64 = sqlx::query_scalar::<_, String>(question).fetch_one(&self.writer).await?.parse()?;
+        let transactions: Vec<u32> =
+            (FIRST.max(oldest.saturating_sub(count as u64))..oldest).map(|number| number as u32).collect();
+        ensure!(!transactions.is_empty(), "the primary has had no transactions");
+        Ok(transactions)
     }
 
     /// The ids of all orders, once the replica shows as many as the primary.
@@ -107,6 +129,15 @@ impl Elasticsearch {
         answer["count"].as_u64().context("Elasticsearch's answer has no count")
     }
 
+    /// How many documents have been put into an index, visible to searches or not.
+    pub(crate) async fn indexed(&self, index: &str) -> Result<u64> {
+        let path = format!("/{index}/_stats/indexing?filter_path=_all.primaries.indexing.index_total");
+        let answer = self.request(Method::GET, &path, None).await?;
+        answer["_all"]["primaries"]["indexing"]["index_total"]
+            .as_u64()
+            .context("Elasticsearch's answer has no index_total")
+    }
+
     /// Deletes the indexes that a pattern such as `bench-*` matches, if any.
     pub(crate) async fn delete_indexes(&self, pattern: &str) -> Result<()> {
         let path = format!("/_cat/indices/{pattern}?format=json&h=index&expand_wildcards=all");
@@ -149,15 +180,59 @@ impl Rabbitmq {
 
     /// How many messages wait in a queue; those that a consumer holds are not among them.
     pub(crate) async fn ready(&self, queue: &str) -> Result<u32> {
-        let connection = pinion_client::connect(&self.url, "pinion-bench", None).await?;
-        let channel = connection.create_channel().await?;
+        let (connection, channel) = self.open().await?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
         connection.close(200, "done".into()).await?;
         Ok(declared.message_count())
     }
 
-    async fn clean(&self) -> Result<()> {
+    /// Makes a durable queue, as a client makes one that knows of no other kind.
+    pub(crate) async fn create(&self, queue: &str) -> Result<()> {
+        let (connection, channel) = self.open().await?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), durable, FieldTable::default()).await?;
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// Fills a queue with persistent messages that have nothing but a body.
+    pub(crate) async fn fill(&self, queue: &str, bodies: impl Iterator<Item = String>) -> Result<()> {
+        const UNCONFIRMED_MAX: usize = 1_000;
+        let (connection, channel) = self.open().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let persistent = BasicProperties::default().with_delivery_mode(2);
+        let mut bodies = bodies.peekable();
+        while bodies.peek().is_some() {
+            let mut confirms = Vec::new();
+            for body in bodies.by_ref().take(UNCONFIRMED_MAX) {
+                let options = BasicPublishOptions::default();
+                let published =
+                    channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), persistent.clone());
+                confirms.push(published.await?);
+            }
+            for confirm in confirms {
+                confirm.await?;
+            }
+        }
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// Empties a queue; how many messages it had.
+    pub(crate) async fn purge(&self, queue: &str) -> Result<u32> {
+        let (connection, channel) = self.open().await?;
+        let purged = channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        connection.close(200, "done".into()).await?;
+        Ok(purged)
+    }
+
+    async fn open(&self) -> Result<(Connection, Channel)> {
+        let connection = pinion_client::connect(&self.url, "pinion-bench", None).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    }
+
+    /// Removes what a run makes in it.
+    pub(crate) async fn clean(&self) -> Result<()> {
         for kind in ["queues", "exchanges", "policies"] {
             let list = self.request(Method::GET, &format!("/{kind}/%2f")).await?;
             for name in names(&list, "name").filter(|name| is_ours(name)) {
@@ -182,7 +257,7 @@ async fn answer(service: &str, method: &Method, path: &str, request: reqwest::Re
     Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
 }
 
-fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     name.strip_prefix(NAMESPACE).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
 }
 

@@ -9,13 +9,26 @@ pub(crate) enum Goal {
     AtMost(f64),
 }
 
-/// Rows of figures: lowest, median and highest of several runs, and the goal.
-#[derive(Debug, Default)]
+/// Rows of figures.
+#[derive(Debug)]
 pub(crate) struct Table {
-    rows: Vec<[String; 5]>,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Default for Table {
+    /// For the lowest, median and highest value of several runs, and the goal.
+    fn default() -> Self {
+        Self::new(&["figure", "lowest", "median", "highest", "goal"])
+    }
 }
 
 impl Table {
+    /// A table with these columns, the first of them text.
+    pub(crate) fn new(head: &[&'static str]) -> Self {
+        Self { head: head.to_vec(), rows: Vec::new() }
+    }
+
     /// Adds a figure with its value in each run.
     pub(crate) fn row(&mut self, figure: &str, values: &[f64], goal: Option<Goal>) {
         let mut sorted = values.to_vec();
@@ -23,7 +36,12 @@ impl Table {
         let (Some(lowest), Some(highest)) = (sorted.first(), sorted.last()) else { return };
         let median = median(&sorted);
         let goal = goal.map(|goal| goal.judge(median)).unwrap_or_default();
-        self.rows.push([figure.to_owned(), number(*lowest), number(median), number(*highest), goal]);
+        self.rows.push(vec![figure.to_owned(), number(*lowest), number(median), number(*highest), goal]);
+    }
+
+    /// Adds a line of figures, one a column.
+    pub(crate) fn line(&mut self, what: &str, figures: &[f64]) {
+        self.rows.push(std::iter::once(what.to_owned()).chain(figures.iter().copied().map(number)).collect());
     }
 }
 
@@ -39,21 +57,36 @@ impl Goal {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["figure", "lowest", "median", "highest", "goal"].map(str::to_owned);
-        let lines = || std::iter::once(&head).chain(&self.rows);
-        let widths: [usize; 5] =
-            std::array::from_fn(|column| lines().map(|line| line[column].chars().count()).max().unwrap_or(0));
-        for (number, [figure, lowest, median, highest, goal]) in lines().enumerate() {
-            let [a, b, c, d, e] = widths;
-            writeln!(f, "| {figure:<a$} | {lowest:>b$} | {median:>c$} | {highest:>d$} | {goal:<e$} |")?;
-            if number == 0 {
-                // A colon at the end aligns the column to the right.
-                let [a, b, c, d, e] = widths;
-                writeln!(f, "| {:-<a$} | {:->b$} | {:->c$} | {:->d$} | {:-<e$} |", "", ":", ":", ":", "")?;
+        let head: Vec<String> = self.head.iter().map(|name| (*name).to_owned()).collect();
+        let widths: Vec<usize> = (0..head.len())
+            .map(|column| {
+                std::iter::once(&head).chain(&self.rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        // The others are numbers.
+        let is_text = |column: usize| column == 0 || self.head[column] == "goal";
+        let line = |f: &mut fmt::Formatter<'_>, row: &[String]| {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if is_text(column) { write!(f, "| {cell:<width$} ")? } else { write!(f, "| {cell:>width$} ")? }
             }
+            writeln!(f, "|")
+        };
+        line(f, &head)?;
+        for (column, width) in widths.iter().enumerate() {
+            // A colon at the end aligns the column to the right.
+            let end = if is_text(column) { "" } else { ":" };
+            let width = width - end.len();
+            write!(f, "| {:-<width$}{end} ", "")?;
         }
-        Ok(())
+        writeln!(f, "|")?;
+        self.rows.iter().try_for_each(|row| line(f, row))
     }
+}
+
+/// The median of some values.
+pub(crate) fn median_of(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    median(&values)
 }
 
 /// Of sorted values.
