@@ -223,6 +223,14 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
     for (status, stopped, queue, messages_sent) in outages {
         // One of its own: what another outage left in hand would keep it from these.
         let worker = pinion.work(&["--jobs", "orders"]).await?;
+        // It learns the source's generation, which it would wait for longer than the broker does.
+        send_to(broker.rabbit(), &live, [1]).await?;
+        eventually("the worker to have worked", TIMEOUT, async || {
+            let done = worker.metrics().await?.sum("pinion_documents_total", &[("job", "orders")]);
+            Ok((done >= 1.0).then_some(()))
+        })
+        .await?;
+        let taken = async || anyhow::Ok(messages(&worker.metrics().await?, "accepted") - 1.0);
         if stopped {
             node.service().stop().await?
         } else {
@@ -231,8 +239,7 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
         namespace.execute(&format!("UPDATE orders SET status = '{status}' WHERE id <= {messages_sent}")).await?;
         send_to(broker.rabbit(), queue, 1..=i64::from(messages_sent)).await?;
         eventually("the worker to hold the messages", TIMEOUT, async || {
-            let taken = messages(&worker.metrics().await?, "accepted");
-            Ok((taken >= f64::from(messages_sent)).then_some(()))
+            Ok((taken().await? >= f64::from(messages_sent)).then_some(()))
         })
         .await?;
         eventually("the broker to take them back, for good", TIMEOUT, async || {
@@ -248,7 +255,7 @@ async fn messages_that_the_broker_takes_back_while_elasticsearch_is_away_are_not
             node.service().resume()?
         }
         // A start takes longer than the broker's patience; while it goes on they may be taken once too early.
-        let taken = messages(&worker.metrics().await?, "accepted");
+        let taken = taken().await?;
         assert!(taken <= f64::from(3 * messages_sent), "{taken} messages were taken: it goes round and round");
         eventually("all orders", patience(ORDERS), async || {
             node.elastic().refresh(&index).await?;
