@@ -42,7 +42,8 @@ impl Documents {
             let batch = Batch { job: job.clone(), entries };
             let failed = |failed: Failed| anyhow!("the documents can't be read: {}", failed.fault);
             let fenced = fence::fence(batch).await.map_err(failed)?;
-            let built = build::build(fetch::fetch(fenced).await.map_err(failed)?);
+            let route = job.lease.route(false)?.context("a batch that is no load goes somewhere")?;
+            let built = build::build(fetch::fetch(fenced, route).await.map_err(failed)?).first;
             let indexed = built.actions.iter().filter(|action| !action.delete).count();
             ensure!(indexed == ids.len(), "{} of {} orders make no document that fits", ids.len() - indexed, ids.len());
             bodies.push(built.body);

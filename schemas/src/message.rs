@@ -25,6 +25,8 @@ pub const HEADER_TRACEPARENT: &str = "traceparent";
 pub const HEADER_ATTEMPTS: &str = "pinion-attempts";
 /// Header, the worker's own: the message asks for the second look after a delete.
 pub const HEADER_SECOND_LOOK: &str = "pinion-second-look";
+/// Header, the worker's own: the message fills the index that a rebuild makes, and no other.
+pub const HEADER_LOAD: &str = "pinion-load";
 
 /// A message as it was read. The ids are still raw: only the job knows their type (`KeyType::id_from_json`).
 #[derive(Debug)]

@@ -68,6 +68,13 @@ impl Pinion {
         })
     }
 
+    /// Starts a command that nobody listens to. Killed when it is dropped.
+    pub fn start(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.base(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().with_context(|| format!("can't run {}", self.program.display()))
+    }
+
     /// Starts a worker, `pinion work` with more arguments, on a free admin port; returns once that port is known.
     pub async fn work(&self, arguments: &[&str]) -> Result<Worker> {
         let log = self.config.with_file_name(format!("worker-{}.log", unique_name()));

@@ -233,6 +233,7 @@ async fn history(servers: &Servers, plan: &Plan, bug: Option<&str>, patience: Du
         gate: &gate,
         hooks: hooks.as_ref(),
         zombie: Mutex::default(),
+        indexes: tokio::sync::Mutex::default(),
     };
     let application = Application { plan, shop: &shop, record, hooks: hooks.clone(), gate: &gate };
     let reader = readers.run(dice.split());

@@ -25,6 +25,7 @@ mod mysql;
 mod operators;
 mod outages;
 mod postgres_types;
+mod rebuild;
 mod secrets;
 mod shop;
 mod tls;

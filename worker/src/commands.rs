@@ -12,6 +12,7 @@ mod offsets;
 mod output;
 mod pause;
 mod plan;
+mod rebuild;
 mod shown;
 mod since;
 mod status;
@@ -90,6 +91,8 @@ enum Command {
     Init(init::Init),
     /// Show what `apply` would do.
     Plan(plan::Plan),
+    /// Build a job's index anew beside the old one, under live writes, and move its alias.
+    Rebuild(rebuild::RebuildCommand),
     /// Let a paused job go on.
     Resume(pause::Resume),
     /// Show queues, workers, sources and dead letters at a glance.
@@ -143,6 +146,7 @@ pub fn run() -> ExitCode {
             Command::Pause(pause) => pause.run(&global).await,
             Command::Init(init) => init.run(&global).await,
             Command::Plan(plan) => plan.run(&global).await,
+            Command::Rebuild(rebuild) => rebuild.run(&global).await,
             Command::Resume(resume) => resume.run(&global).await,
             Command::Status(status) => status.run(&global).await,
             Command::Verify(verify) => verify.run(&global).await,

@@ -123,6 +123,8 @@ pub struct Metrics {
     pub verify_full: Family<JobLabel, Seconds>,
     /// Ids that walks for `age_s_max` have enqueued.
     pub age_walked: Family<JobLabel, Counter>,
+    /// Ids that rebuilds have enqueued.
+    pub rebuild_loaded: Family<JobLabel, Counter>,
     /// When the last walk over all ids of a job ended, in seconds since 1970.
     pub age_walk: Family<JobLabel, Seconds>,
     /// Places of the adaptive limit.
@@ -177,6 +179,7 @@ impl Default for Metrics {
             verify_wrong: Family::default(),
             verify_full: Family::default(),
             age_walked: Family::default(),
+            rebuild_loaded: Family::default(),
             age_walk: Family::default(),
             limit: Gauge::default(),
             bulks_in_flight: Gauge::default(),
@@ -221,6 +224,7 @@ impl Metrics {
         registry.register("verify_wrong", "What `[verify]` found last, by kind", self.verify_wrong.clone());
         let full = "When `[verify]` was last done with all documents of a job, as a Unix timestamp";
         registry.register_with_unit("verify_full_timestamp", full, Unit::Seconds, self.verify_full.clone());
+        registry.register("rebuild_loaded", "Ids that rebuilds have enqueued", self.rebuild_loaded.clone());
         registry.register("age_walked", "Ids that walks for age_s_max have enqueued", self.age_walked.clone());
         let walk = "When the last walk over all ids of a job ended, as a Unix timestamp";
         registry.register_with_unit("age_walk_timestamp", walk, Unit::Seconds, self.age_walk.clone());

@@ -14,6 +14,7 @@ pub mod init;
 pub mod offsets;
 pub mod pause;
 pub mod plan;
+pub mod rebuild;
 mod state;
 pub mod status;
 pub mod topology;

@@ -13,6 +13,7 @@ pub mod job;
 pub mod runner;
 pub mod settle;
 pub mod source;
+pub mod targets;
 pub mod verdict;
 
 use tokio::sync::mpsc;
@@ -47,9 +48,14 @@ pub struct Broken {
 /// The way of a batch.
 async fn way(batch: Batch) -> Result<Rest, Failed> {
     let job = batch.job.clone();
+    let route = match job.lease.route(batch.is_load()) {
+        Ok(Some(route)) => route,
+        Ok(None) => return Ok(settle::nothing_to_load(batch)),
+        Err(fault) => return Err(Failed { batch, fault }),
+    };
     let place = job.fetches.place().await;
     let fenced = fence::fence(batch).await?;
-    let fetched = fetch::fetch(fenced).await?;
+    let fetched = fetch::fetch(fenced, route).await?;
     drop(place);
     let built = build::build(fetched);
     if planted(Bug::AcknowledgedEarly) {

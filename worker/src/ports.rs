@@ -88,6 +88,11 @@ pub trait Database: Send + Sync {
     /// Opens a reading on a server that shows everything up to `fence`, and keeps to it.
     fn open<'a>(&'a self, fence: Position) -> Future_<'a, Result<Box<dyn Reading>, Fault>>;
 
+    /// Writes to the primary's log until it is past `at`, if that is near; `false` where it is not, or where this can't be done.
+    fn pass(&self, _at: u64) -> Future_<'_, Result<bool, Fault>> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// The transactions that are in progress on the primary now, as far as the feed may be ahead of what others see of them.
     fn in_progress(&self) -> Future_<'_, Result<Vec<Transaction>, Fault>>;
 
@@ -275,6 +280,8 @@ pub struct Envelope {
     pub attempts: u32,
     /// Whether this is the second look after a delete.
     pub second_look: bool,
+    /// Whether it fills the index that a rebuild makes, and no other.
+    pub load: bool,
 }
 
 /// The broker, as far as it is written to.

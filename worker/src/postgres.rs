@@ -28,6 +28,10 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replay that stands still for this long, though the log is there, waits for the rest of a record
 /// that begins at a page's end; any new record moves it.
 const STALL: Duration = Duration::from_millis(20);
+/// So much of the log is written to pass a position, at the most.
+const PASSED_BYTES_MAX: u64 = 64 << 20;
+/// In records of this size.
+const RECORD_BYTES: u64 = 1 << 20;
 
 /// A PostgreSQL primary and its replicas.
 pub struct Postgres {
@@ -147,18 +151,30 @@ impl Postgres {
         Fault::Again { service: Service::Source(self.source.clone()), reason }
     }
 
-    /// Commits a record on the primary and returns its position, which is then flushed, whatever `synchronous_commit` says: one
+    /// Commits a record of so many bytes on the primary and returns its position, which is then flushed, whatever `synchronous_commit` says: one
     /// that is not may be used again after a crash.
-    async fn emit(&self) -> Result<u64, Fault> {
+    async fn emit(&self, bytes: u64) -> Result<u64, Fault> {
         let question = if planted(Bug::UnflushedPosition) {
-            "SELECT pg_current_wal_insert_lsn()::text"
+            "SELECT pg_current_wal_insert_lsn()::text WHERE $1::int4 IS NOT NULL"
         } else {
-            "SELECT pg_logical_emit_message(true, 'pinion', '')::text \
+            "SELECT pg_logical_emit_message(true, 'pinion', repeat(' ', $1::int4))::text \
              FROM current_setting('synchronous_commit') AS was, \
              set_config('synchronous_commit', CASE was WHEN 'off' THEN 'local' ELSE was END, true)"
         };
-        let emitted = sqlx::query_scalar::<_, String>(question).fetch_one(&self.primary.pool).await;
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        let emitted = sqlx::query_scalar::<_, String>(question).bind(bytes).fetch_one(&self.primary.pool).await;
         self.lsn(&emitted.map_err(|error| of_primary(&self.source, &self.primary.name, &error))?)
+    }
+
+    async fn write_past(&self, at: u64) -> Result<bool, Fault> {
+        loop {
+            let now = self.ask_position().await?.at;
+            match at.saturating_sub(now) {
+                _ if now > at => return Ok(true),
+                far if far > PASSED_BYTES_MAX => return Ok(false),
+                near => self.emit(near.min(RECORD_BYTES)).await?,
+            };
+        }
     }
 
     async fn begin(&self, server: &Server<PgPool>) -> Result<Begun<'static, Dialect>, Fault> {
@@ -184,7 +200,7 @@ impl Postgres {
     /// On a primary visibility does not follow the log's order. A position that is committed, and so flushed, before the
     /// snapshot is a lower bound of it; one less, so that a replica at that position wins the tie.
     async fn open_on_primary(&self) -> Result<PostgresReading, Fault> {
-        let position = self.emit().await? - 1;
+        let position = self.emit(0).await? - 1;
         let transaction = self.begin(&self.primary).await?;
         Ok(self.reading(transaction, &self.primary, position))
     }
@@ -220,7 +236,7 @@ impl Postgres {
                 moved = (standing.replayed, now);
             } else if !nudged && standing.received >= fence.at && now - moved.1 >= STALL {
                 nudged = true;
-                self.emit().await?;
+                self.emit(0).await?;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -308,6 +324,10 @@ impl Database for Postgres {
             let reading = self.open_reading(fence).await?;
             Ok(Box::new(reading) as Box<dyn Reading>)
         })
+    }
+
+    fn pass(&self, at: u64) -> Future_<'_, Result<bool, Fault>> {
+        Box::pin(self.write_past(at))
     }
 
     fn in_progress(&self) -> Future_<'_, Result<Vec<Transaction>, Fault>> {

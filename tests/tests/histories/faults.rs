@@ -103,6 +103,8 @@ pub(super) struct Faults<'a> {
     pub(super) hooks: Option<&'a Publisher>,
     /// An application that was not told of the failover.
     pub(super) zombie: Mutex<Option<JoinHandle<()>>>,
+    /// Who deletes an index does not while it is rebuilt.
+    pub(super) indexes: tokio::sync::Mutex<()>,
 }
 
 impl Faults<'_> {
@@ -139,7 +141,8 @@ impl Faults<'_> {
             lane(Lane::Database),
             lane(Lane::Network),
             lane(Lane::Feed),
-            lane(Lane::Operator)
+            lane(Lane::Operator),
+            lane(Lane::Rebuild)
         )?;
         Ok(())
     }
@@ -200,6 +203,7 @@ impl Faults<'_> {
             Fault::FeedRewound => self.insist(&["offsets", "--rewind-to", "10s", "--yes"]).await,
             Fault::DeadLettersReplayed => self.replay().await,
             Fault::IndexDropped(job, pause) => self.drop_index(job, pause).await,
+            Fault::IndexRebuilt(job, time, back) => self.rebuild_index(job, time, back).await,
         }
     }
 
@@ -213,8 +217,19 @@ impl Faults<'_> {
 
     /// What an operator would try again until it works.
     pub(super) async fn insist(&self, arguments: &[&str]) -> Result<()> {
+        self.insist_until(arguments, None).await
+    }
+
+    /// The same, where an earlier try may have worked, and its answer was lost: then this is said.
+    async fn insist_until(&self, arguments: &[&str], said: impl Into<Option<&str>>) -> Result<()> {
+        let said = said.into();
         eventually(&format!("{arguments:?} to work"), OPERATOR_TIMEOUT, async || {
-            self.pinion.command(arguments).await?.ok().map(|_| Some(()))
+            let output = self.pinion.command(arguments).await?;
+            if said.is_some_and(|said| output.stderr.contains(said)) {
+                Ok(Some(()))
+            } else {
+                output.ok().map(|_| Some(()))
+            }
         })
         .await
     }
@@ -327,7 +342,38 @@ impl Faults<'_> {
         Ok(())
     }
 
+    async fn rebuild_index(&self, job: &'static str, killed_after: Duration, back: bool) -> Result<()> {
+        let _alone = self.indexes.lock().await;
+        let mut command = self.pinion.start(&["rebuild", job])?;
+        sleep(killed_after).await;
+        command.kill().await?;
+        let rebuilt = async || {
+            eventually("an index to be rebuilt", OPERATOR_TIMEOUT, async || {
+                let output = self.pinion.command(&["rebuild", job]).await?;
+                // One of the documents is refused by both indexes.
+                if output.stderr.contains("can't be built") {
+                    return Ok(Some(false));
+                }
+                let is_done = output.code == 0 || output.stderr.contains("ends that rebuild");
+                ensure!(is_done, "{output:?}");
+                Ok(Some(true))
+            })
+            .await
+        };
+        if !rebuilt().await? {
+            return self.insist_until(&["rebuild", job, "--cancel"], "there is no rebuild").await;
+        }
+        if back {
+            self.insist_until(&["rebuild", job, "--rollback"], "nothing to take back").await?;
+            if !rebuilt().await? {
+                return self.insist_until(&["rebuild", job, "--cancel"], "there is no rebuild").await;
+            }
+        }
+        self.insist_until(&["rebuild", job, "--finish"], "there is no rebuild").await
+    }
+
     async fn drop_index(&self, job: &'static str, pause: Duration) -> Result<()> {
+        let _alone = self.indexes.lock().await;
         let elastic = self.servers.elasticsearch.elastic();
         let alias = self.shop.namespace.index(job);
         let removed = eventually("an index to be deleted", OPERATOR_TIMEOUT, async || {

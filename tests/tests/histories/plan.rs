@@ -8,6 +8,9 @@ use pinion_tests::Dice;
 use super::application::EVERY;
 use super::shop::Database;
 
+/// Histories in which indexes are rebuilt.
+const LONG: Duration = Duration::from_secs(120);
+
 /// What tells the workers of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -75,6 +78,9 @@ pub(super) enum Fault {
     DeadLettersReplayed,
     /// An index is deleted; after that time it is made again by `apply`, and filled.
     IndexDropped(&'static str, Duration),
+    /// An index is built anew, and its alias moves; the command is killed after that time and called again. Perhaps the alias goes
+    /// back once. In the end the other index is deleted.
+    IndexRebuilt(&'static str, Duration, bool),
 }
 
 impl Fault {
@@ -104,6 +110,7 @@ impl Fault {
             Self::FeedRewound => "feeds rewound",
             Self::DeadLettersReplayed => "dead letters replayed",
             Self::IndexDropped(..) => "indexes dropped",
+            Self::IndexRebuilt(..) => "indexes rebuilt",
         }
     }
 }
@@ -118,6 +125,7 @@ pub(super) enum Lane {
     Network,
     Feed,
     Operator,
+    Rebuild,
 }
 
 /// When something goes wrong, counted from the beginning.
@@ -243,6 +251,7 @@ impl Plan {
             (Lane::Network, 2500),
             (Lane::Feed, 8000),
             (Lane::Operator, 11_000),
+            (Lane::Rebuild, 40_000),
         ];
         for (lane, mean_ms) in lanes {
             let mut dice = dice.split();
@@ -257,6 +266,8 @@ impl Plan {
                     Lane::Network => Some(self.network_fault(&mut dice)),
                     Lane::Feed => self.mode.has_feed().then(|| feed_fault(&mut dice)),
                     Lane::Operator => Some(operator_fault(&mut dice)),
+                    // It takes too long for the others.
+                    Lane::Rebuild => (self.duration >= LONG).then(|| rebuild_fault(&mut dice)),
                 };
                 self.schedule.extend(fault.map(|fault| Planned { at, lane, fault }));
                 at += pause(&mut dice, mean_ms);
@@ -386,6 +397,10 @@ fn feed_fault(dice: &mut Dice) -> Fault {
         41..=70 => Fault::KafkaRestarted,
         _ => Fault::FeedRewound,
     }
+}
+
+fn rebuild_fault(dice: &mut Dice) -> Fault {
+    Fault::IndexRebuilt(dice.one(&["orders", "customers", "merchants"]), ms(dice, 1000, 30_000), dice.percent(50))
 }
 
 fn operator_fault(dice: &mut Dice) -> Fault {

@@ -29,6 +29,11 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     write(&(json + "\n"))
 }
 
+/// Prints a value as JSON, in a line of its own.
+pub(crate) fn print_line(value: &impl Serialize) -> anyhow::Result<()> {
+    write(&(serde_json::to_string(value)? + "\n"))
+}
+
 /// Takes a terminal's cursor home and clears what is below.
 pub(crate) fn clear_terminal() -> anyhow::Result<()> {
     write("\x1b[H\x1b[J")

@@ -22,8 +22,8 @@ Examples:
 The source is read through its replicas, past the fence, as workers do. What differs is looked at again until it is gone, or
 has been so for as long as the job may take (freshness_s_max of job.toml, else 30 s; --patience-s): a busy index raises no
 false alarm. Without --full only keys are compared: a row that document.sql leaves out then counts as one that is there.
-Documents whose version no read has had yet were written by somebody else; workers put them right once the source's log has
-passed that version. The result is kept in the index …-verify. The exit code is 0 if the index is true to the source.")]
+Documents whose version no read has had yet were written by somebody else. --repair writes to PostgreSQL's log until it has passed
+them, if they are not far ahead; otherwise workers put them right once it has, or after `pinion apply --raise-generation`. The result is kept in the index …-verify. The exit code is 0 if the index is true to the source.")]
 pub(crate) struct Verify {
     /// The job.
     #[arg(value_name = "JOB")]
@@ -61,6 +61,7 @@ impl Verify {
         let given = self.patience_s.map(Duration::from_secs);
         let patience = given.unwrap_or(patience(context.definition(&self.job)?));
         let options = VerifyOptions {
+            index: None,
             full: self.full,
             sample: self.sample,
             patience,
@@ -123,6 +124,12 @@ fn page(verified: &Verified) -> String {
         text.push_str(&format!("\na sample: with a confidence of 95 % at most {percent:.3} % of all are wrong\n"));
     }
     text.push_str(&differing(&verified.fields, &verified.examples, "source", "index"));
+    if verified.passed == Some(false) {
+        text.push_str(
+            "\nsome versions are far ahead, or of a log that can't be written to: those documents stand still until it has passed them, or \
+             `pinion apply --raise-generation SOURCE` has made all that is read newer\n",
+        );
+    }
     if verified.repaired > 0 {
         text.push_str(&format!("\n{} enqueued\n", counted(verified.repaired, "id")));
     } else if verified.wrong() > unwritable.count {

@@ -4,7 +4,7 @@ use super::write::{Patience, Writer};
 use crate::elasticsearch::Walk;
 use crate::error::{Fault, Service};
 use crate::pipeline::build::Builder;
-use crate::pipeline::bulk::send;
+use crate::pipeline::bulk::{Request, send};
 use crate::pipeline::delivery::Receipt;
 use crate::pipeline::verdict::{Verdict, verdict};
 use crate::status::JobState;
@@ -34,7 +34,10 @@ impl<T: Fn(JobState, Option<String>) + Sync> Writer<'_, T> {
                 continue;
             }
             let place = self.job.bulks.place().await;
-            for item in send(self.job, place, body, actions.len()).await? {
+            for item in
+                send(self.job, place, Request { index: &self.job.definition.index, body, actions: actions.len() })
+                    .await?
+            {
                 match verdict(&item, true) {
                     Verdict::Deleted | Verdict::Indexed | Verdict::Conflict(_) => {}
                     Verdict::JobBroken(reason) => return Err(Fault::Job(reason)),

@@ -8,7 +8,7 @@ use crate::error::{Fault, Service};
 use crate::metrics::verdict_label;
 use crate::pipeline::batch::Entry;
 use crate::pipeline::build::{Action, Builder, Room};
-use crate::pipeline::bulk::send;
+use crate::pipeline::bulk::{Request, send};
 use crate::pipeline::delivery::Receipt;
 use crate::pipeline::job::Job;
 use crate::pipeline::settle::{done, job_is_broken};
@@ -113,7 +113,7 @@ impl<T: Fn(JobState, Option<String>) + Sync> Writer<'_, T> {
             Ok(Vec::new())
         } else {
             let place = self.job.bulks.place().await;
-            send(self.job, place, body, actions.len()).await
+            send(self.job, place, Request { index: &self.job.definition.index, body, actions: actions.len() }).await
         };
         let items = match items {
             Ok(items) => items,

@@ -17,7 +17,7 @@ use crate::ports::{Future_, Reading, Record as _, TouchedPage};
 
 const QUERY: &str = "document.sql";
 
-/// How the answer of each job's query becomes documents; made anew when its columns are others.
+/// How the answer of each query becomes documents; made anew when its columns are others.
 pub(super) type Statements = Arc<Mutex<HashMap<String, Arc<Statement>>>>;
 
 /// A transaction that reads only; its position was read before any of its rows.
@@ -67,11 +67,13 @@ fn asked_for(builder: &Builder, record: &MysqlRecord<'_>, statement: &Statement)
 /// How rows like this one become documents.
 fn known(statements: &Statements, job: &JobDefinition, row: &MySqlRow) -> Result<Arc<Statement>, Defect> {
     let mut statements = statements.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = statements.get(&job.name).filter(|known| known.fits(row.columns())) {
+    // While its index is rebuilt, a job may have two queries.
+    let query = format!("{}\n{}", job.key, job.sql.text());
+    if let Some(known) = statements.get(&query).filter(|known| known.fits(row.columns())) {
         return Ok(known.clone());
     }
     let statement = Arc::new(Statement::new(job, row.columns())?);
-    statements.insert(job.name.clone(), statement.clone());
+    statements.insert(query, statement.clone());
     Ok(statement)
 }
 

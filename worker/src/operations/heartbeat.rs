@@ -43,6 +43,9 @@ pub struct JobBeat {
     pub reason: Option<String>,
     /// Since when, in milliseconds since 1970.
     pub since: u64,
+    /// A digest of what makes its documents there.
+    #[serde(default)]
+    pub definition: Option<String>,
 }
 
 impl Heartbeat {

@@ -26,6 +26,8 @@ pub struct IndexWanted {
     pub mapping: Mapping,
     /// A digest of what makes the documents, to notice that it changed.
     pub definition: Option<String>,
+    /// The query that makes the documents.
+    pub sql: Option<String>,
 }
 
 /// What Elasticsearch has under a name: the indexes behind it, with aliases, mappings and settings.
@@ -42,12 +44,21 @@ pub struct TemplateWanted {
     pub body: Value,
 }
 
+/// While an index is loaded, nobody searches it, and it can be loaded again.
+const WHILE_LOADED: [(&str, &str); 2] = [("index.number_of_replicas", "0"), ("index.refresh_interval", "-1")];
+
 /// The end of a new index's name: year to second, in UTC.
 pub fn stamp(ms: u64) -> String {
     let seconds = ms / 1000;
     let (year, month, day) = civil_from_days(i64::try_from(seconds / 86_400).unwrap_or_default());
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}")
+}
+
+/// A digest of what makes the documents of a job.
+pub(super) fn definition_digest(job: &JobDefinition) -> String {
+    let made_by = format!("{}\n{}", job.key, job.sql.text());
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, made_by.as_bytes()).simple().to_string()
 }
 
 /// The names that a job's alias and indexes may have, as patterns.
@@ -76,6 +87,7 @@ pub fn wanted(names: &Names, jobs: &[&JobDefinition]) -> Vec<IndexWanted> {
         name: names.state_index(kind),
         mapping: own::mapping(kind),
         definition: None,
+        sql: None,
     });
     own.chain(jobs.iter().map(|job| IndexWanted::of_job(job))).collect()
 }
@@ -152,13 +164,14 @@ fn is_empty(value: &Value) -> bool {
 }
 
 impl IndexWanted {
-    fn of_job(job: &JobDefinition) -> Self {
-        let made_by = format!("{}\n{}", job.key, job.sql.text());
+    /// The index of a job.
+    pub(super) fn of_job(job: &JobDefinition) -> Self {
         Self {
             job: Some(job.name.clone()),
             name: job.index.clone(),
             mapping: job.mapping.clone(),
-            definition: Some(Uuid::new_v5(&Uuid::NAMESPACE_OID, made_by.as_bytes()).simple().to_string()),
+            definition: Some(definition_digest(job)),
+            sql: Some(job.sql.text()),
         }
     }
 
@@ -209,16 +222,43 @@ impl IndexWanted {
     /// What is kept in the index's `_meta`, beside what the job's mapping has there.
     fn meta(&self, settings: &Settings, mappings: &Value) -> Value {
         let mut meta = self.mapping.mappings()["_meta"].as_object().cloned().unwrap_or_default();
-        let pinion =
+        let mut pinion =
             json!({"job": self.job, "definition": self.definition, "settings": settings, "mappings": mappings});
+        if let Some(sql) = &self.sql {
+            pinion["sql"] = json!(sql);
+        }
         meta.insert("pinion".to_owned(), pinion);
         Value::Object(meta)
     }
 
-    fn create(&self, name: &str, aliases: Value) -> Step {
+    /// The body of a request that makes it.
+    fn body(&self, settings: &Settings, aliases: Value) -> Value {
         let mut mappings = self.mapping.mappings().clone();
         mappings["_meta"] = self.meta(&self.settings(), &without_meta(&mappings));
-        let body = json!({"settings": self.settings(), "mappings": mappings, "aliases": aliases});
+        json!({"settings": settings, "mappings": mappings, "aliases": aliases})
+    }
+
+    /// The body of a request that makes it as it is loaded fastest, and without an alias.
+    pub(super) fn to_be_loaded(&self) -> Value {
+        let mut settings = self.settings();
+        settings.extend(WHILE_LOADED.map(|(setting, value)| (setting.to_owned(), value.into())));
+        self.body(&settings, json!({}))
+    }
+
+    /// What its settings are to be when it is loaded: `null` for a default.
+    pub(super) fn loaded_settings(&self) -> Value {
+        let settings = self.settings();
+        let wanted = |setting: &str| settings.get(setting).cloned().unwrap_or_default();
+        json!(
+            WHILE_LOADED
+                .map(|(setting, _)| (setting, wanted(setting)))
+                .into_iter()
+                .collect::<std::collections::BTreeMap<_, _>>()
+        )
+    }
+
+    fn create(&self, name: &str, aliases: Value) -> Step {
+        let body = self.body(&self.settings(), aliases);
         let what = match &self.job {
             Some(_) => format!("index {name}, {} fields, with the alias {}", self.mapping.fields().len(), self.name),
             None => format!("index {name}"),
@@ -236,11 +276,18 @@ impl IndexWanted {
         };
         let (settings, put) = compare::settings(&self.settings(), &flat(&known["settings"]), &flat(&live["settings"]));
 
-        let meta = self.meta(&settings.result, &mappings.result);
+        let needs_rebuild = !mappings.rebuilds.is_empty() || !settings.rebuilds.is_empty();
+        let mut meta = self.meta(&settings.result, &mappings.result);
+        // The index may not take what the new query gives: it is a new one's.
+        if needs_rebuild {
+            for what in ["definition", "sql"] {
+                meta["pinion"][what] = known[what].clone();
+            }
+        }
         let mut details = mappings.changes.clone();
-        if let Some(before) = known["definition"].as_str()
-            && self.definition.as_deref() != Some(before)
-        {
+        let has_another_query =
+            known["definition"].as_str().is_some_and(|before| self.definition.as_deref() != Some(before));
+        if has_another_query && !needs_rebuild {
             let job = self.job.as_deref().unwrap_or_default();
             details.push(format!(
                 "document.sql has changed: documents follow when they are next indexed, \
@@ -266,7 +313,10 @@ impl IndexWanted {
         if !requests.is_empty() {
             steps.push(self.step(Sign::Change, name, format!("index {name}"), details, requests));
         }
-        let rebuilds: Vec<String> = mappings.rebuilds.into_iter().chain(settings.rebuilds).collect();
+        let mut rebuilds: Vec<String> = mappings.rebuilds.into_iter().chain(settings.rebuilds).collect();
+        if has_another_query && needs_rebuild {
+            rebuilds.push("document.sql has changed: the new index has its documents".to_owned());
+        }
         if !rebuilds.is_empty() {
             let what = match &self.job {
                 Some(job) => format!("index {name}: needs `pinion rebuild {job}`"),

@@ -128,7 +128,7 @@ mod tests {
     use crate::operations::heartbeat::{ALIVE_MS, JobBeat};
 
     fn heartbeat(worker: &str, last: u64, state: JobState) -> Heartbeat {
-        let beat = JobBeat { job: "orders".to_owned(), state, reason: None, since: 0 };
+        let beat = JobBeat { job: "orders".to_owned(), state, reason: None, since: 0, definition: None };
         Heartbeat {
             worker: worker.to_owned(),
             version: String::new(),

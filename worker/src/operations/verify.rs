@@ -35,6 +35,8 @@ const SUSPECTS_MAX: usize = 1_000_000;
 /// How to verify.
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
+    /// Another index than the job's alias; what is found there is not kept.
+    pub index: Option<String>,
     /// Whether whole documents are compared, or only which there are.
     pub full: bool,
     /// The part of the ids to look at, above 0, at most 1: a random sample.
@@ -91,6 +93,8 @@ pub struct Verified {
     pub in_flight: u64,
     /// Of a sample: at most this part of all documents is wrong, with a confidence of 95 %.
     pub wrong_part_max: Option<f64>,
+    /// What became of those versions, if all was to be repaired: whether the source's log is past all of them.
+    pub passed: Option<bool>,
     /// Ids that were enqueued.
     pub repaired: u64,
     /// Why it ended early.
@@ -142,6 +146,8 @@ pub async fn verify(
         definition.from == From::Query,
         "the documents of {job} come from change events (from = \"event\"): there is no query to compare them with"
     );
+    let other = options.index.clone().map(|index| JobDefinition { index, ..definition.clone() });
+    let definition = other.as_ref().unwrap_or(definition);
     let keys = context.source(definition)?.keys(definition, None).await.with_context(|| format!("job {job}"))?;
     tell(Event::Expected(keys.estimate()));
     let mut run = Run {
@@ -151,6 +157,7 @@ pub async fn verify(
         began: Instant::now(),
         suspects: Suspects::new(options.patience),
         wrong: Vec::new(),
+        future: None,
         found: Verified { job: job.to_owned(), started_at: now_ms(), full: options.full, ..Verified::default() },
     };
     run.all(keys).await?;
@@ -229,6 +236,8 @@ struct Run<'a> {
     suspects: Suspects,
     /// To be repaired.
     wrong: Vec<Id>,
+    /// The highest version from the future, and the one that a read had at the time.
+    future: Option<(Version, Version)>,
     found: Verified,
 }
 
@@ -331,6 +340,9 @@ impl Run<'_> {
     }
 
     fn report(&mut self, seen: Seen, is_future: bool) {
+        if let Some(held) = seen.held.filter(|_| is_future) {
+            self.future = Some(self.future.map_or((held, seen.read), |known| known.max((held, seen.read))));
+        }
         let Self { found, options, wrong, .. } = self;
         let examples_max = options.examples_max;
         found.from_the_future += u64::from(is_future);
@@ -366,6 +378,14 @@ impl Run<'_> {
             self.found.wrong_part_max = Some(upper_bound(self.found.wrong(), looked));
         }
         if self.options.repair && !self.wrong.is_empty() {
+            self.found.passed = match self.future {
+                Some((held, read)) if held.generation() == read.generation() => {
+                    // What is read after this has a newer version.
+                    Some(self.look.context.source(self.look.job)?.pass(held.position()).await?)
+                }
+                Some(_) => Some(false),
+                None => None,
+            };
             let ids: Vec<String> = self.wrong.iter().map(Id::to_string).collect();
             let options = EnqueueOptions { lane: Lane::Low, ids_per_message: 100 };
             let enqueued = enqueue(self.look.context, &self.found.job, Ids::Given(&ids), options, &|_| {}).await?;
@@ -373,7 +393,9 @@ impl Run<'_> {
             self.found.stopped = self.found.stopped.or(enqueued.stopped);
         }
         self.found.seconds = self.began.elapsed().as_secs_f64();
-        keep(self.look.context, &self.found).await?;
+        if self.options.index.is_none() {
+            keep(self.look.context, &self.found).await?;
+        }
         Ok(self.found)
     }
 }

@@ -1,7 +1,10 @@
 //! The worker: every good job in a runner of its own, with what they share.
 
 mod age;
+mod lease;
+mod load;
 mod verifying;
+mod walk;
 mod watch;
 
 use std::net::SocketAddr;
@@ -11,6 +14,8 @@ use std::time::Duration;
 use pinion_schemas::{From, JobDefinition, LoadedJob, StateIndex};
 use tokio::task::JoinSet;
 
+use self::lease::Leases;
+pub(crate) use self::walk::Walked;
 use self::watch::Watch;
 use super::Context;
 use crate::admin::{self, Admin};
@@ -57,10 +62,17 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
 
     let watch = Watch::new(&context, &worker, admin_addr, &shared);
     watch.first_look().await;
+    let jobs = shared.jobs(&context, chosen);
+    let from_queries = jobs.iter().filter(|job| job.definition.from == From::Query).cloned().collect();
+    let leases =
+        Leases::begin(context.elasticsearch.clone(), context.state_index(StateIndex::Jobs), from_queries).await;
+    let leasing = tokio::spawn(leases.run());
     let mut runners = JoinSet::new();
-    for job in shared.jobs(&context, chosen) {
+    for job in jobs {
         if job.definition.from == From::Event {
             runners.spawn(event_job::run(event_job_of(&context, job.clone()), shared.surroundings.clone()));
+        } else {
+            runners.spawn(load::run(job.clone(), shared.surroundings.clone()));
         }
         if job.definition.age_s_max.is_some() {
             runners.spawn(age::run(job.clone(), shared.surroundings.clone()));
@@ -83,6 +95,7 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
         runners.shutdown().await;
     }
     watching.abort();
+    leasing.abort();
     watch::sign_off(&context, &worker).await;
     tracing::info!("stopped");
     Ok(())

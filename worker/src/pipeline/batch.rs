@@ -57,6 +57,7 @@ impl Entry {
         self.after = self.after.max(delivery.after);
         self.envelope.attempts = self.envelope.attempts.min(envelope.attempts);
         self.envelope.second_look &= envelope.second_look;
+        self.envelope.load &= envelope.load;
         self.envelope.sent_ms = match (self.envelope.sent_ms, envelope.sent_ms) {
             (Some(left), Some(right)) => Some(left.min(right)),
             (left, right) => left.or(right),
@@ -73,6 +74,11 @@ impl From<Delivery> for Entry {
 }
 
 impl Batch {
+    /// Whether all of it fills an index that is being built, and goes to no other.
+    pub fn is_load(&self) -> bool {
+        self.entries.iter().all(|entry| entry.envelope.load)
+    }
+
     /// The ids in the entries' order.
     pub fn ids(&self) -> Vec<Id> {
         self.entries.iter().map(|entry| entry.id.clone()).collect()

@@ -8,15 +8,31 @@ use pinion_schemas::{Id, Version};
 
 use super::batch::Batch;
 use super::fetch::Fetched;
+use super::targets::Route;
 use crate::json::write_json_string;
 use crate::planted::{Bug, planted};
 use crate::ports::{ReadAt, Record};
 
-/// A bulk request, and what each of its actions is about.
+/// A batch as bulk requests.
 #[derive(Debug)]
 pub struct Built {
     /// Whose documents these are.
     pub batch: Batch,
+    /// Where they go.
+    pub route: Route,
+    /// For the index whose answer decides.
+    pub first: Request,
+    /// For the one beside it, where it is another request.
+    pub beside: Option<Request>,
+    /// The version of all of it.
+    pub version: Version,
+    /// When it was read.
+    pub read_at: ReadAt,
+}
+
+/// A bulk request, and what each of its actions is about.
+#[derive(Debug)]
+pub struct Request {
     /// NDJSON; empty when there is nothing to send.
     pub body: Bytes,
     /// In the body's order.
@@ -27,10 +43,6 @@ pub struct Built {
     pub oversized: Vec<(usize, usize)>,
     /// Entries whose row holds a value that makes no JSON, with which and why.
     pub unwritable: Vec<(usize, String)>,
-    /// The version of all of it.
-    pub version: Version,
-    /// When it was read.
-    pub read_at: ReadAt,
 }
 
 /// One action of a bulk request.
@@ -42,9 +54,16 @@ pub struct Action {
     pub delete: bool,
 }
 
-/// Closes the request: what was asked for and did not come back is deleted.
+/// Closes the requests.
 pub fn build(fetched: Fetched) -> Built {
-    let Fetched { batch, mut rows, version, read_at } = fetched;
+    let Fetched { batch, route, rows, beside, version, read_at } = fetched;
+    let first = close(&batch, rows);
+    let beside = beside.map(|rows| close(&batch, rows));
+    Built { batch, route, first, beside, version, read_at }
+}
+
+/// What was asked for and did not come back is deleted.
+fn close(batch: &Batch, mut rows: Builder) -> Request {
     let missing: Vec<usize> = (0..batch.entries.len()).filter(|entry| !rows.seen[*entry]).collect();
     let unread = if rows.full {
         missing
@@ -53,7 +72,7 @@ pub fn build(fetched: Fetched) -> Built {
         Vec::new()
     };
     let Builder { body, actions, oversized, unwritable, .. } = rows;
-    Built { batch, body: body.into(), actions, unread, oversized, unwritable, version, read_at }
+    Request { body: body.into(), actions, unread, oversized, unwritable }
 }
 
 /// What is wrong with a job's query; only a change of the definition mends it.

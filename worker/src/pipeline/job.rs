@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::conflicts::Conflicts;
+use super::targets::Lease;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::Generations;
@@ -29,6 +30,8 @@ pub struct Job {
     pub meters: Meters,
     /// How many of its writes the index refuses for a newer version.
     pub conflicts: Conflicts,
+    /// Which indexes it writes to.
+    pub lease: Lease,
     /// The moving mean of a document's bytes in a bulk request.
     document_bytes: AtomicUsize,
     /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
@@ -159,6 +162,7 @@ impl Job {
     pub fn new(parts: Parts, metrics: Arc<Metrics>) -> Self {
         Self {
             meters: Meters::new(metrics, &parts.definition.name),
+            lease: Lease::new(&parts.definition),
             parts,
             conflicts: Conflicts::default(),
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),

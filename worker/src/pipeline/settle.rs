@@ -1,11 +1,13 @@
 //! Settling: every entry of the batch gets its verdict, and only then its acknowledgement.
 
+mod beside;
+
 use std::collections::HashMap;
 
 use pinion_schemas::{Job as JobMessage, Version};
 
 use super::batch::{Batch, Entry};
-use super::build::Action;
+use super::build::{Action, Request};
 use super::bulk::Outcome;
 use super::delivery::Receipt;
 use super::job::Job;
@@ -15,7 +17,7 @@ use crate::dead_letter::{self, DeadLetter};
 use crate::error::{Fault, Service};
 use crate::metrics::{job_label, verdict_label};
 use crate::planted::{Bug, planted};
-use crate::ports::{BulkError, Destination, Requeue};
+use crate::ports::{BulkError, BulkItem, Destination, Requeue};
 
 /// Refusals of one kind in a batch of at least this size are the job's fault when they are more
 /// than half of it: a broken mapping must not turn a queue into dead letters.
@@ -46,12 +48,15 @@ enum Decision {
     Dead(DeadLetter),
 }
 
-/// Settles what Elasticsearch's answer settles.
+/// Settles what Elasticsearch's answers settle.
 pub async fn settle(outcome: Outcome) -> Rest {
-    let Outcome { built, items } = outcome;
+    let Outcome { built, items, beside } = outcome;
     let job = built.batch.job.clone();
-    let verdicts: Vec<(Action, Verdict)> =
-        built.actions.iter().zip(&items).map(|(action, item)| (*action, verdict(item, action.delete))).collect();
+    let verdicts = verdicts(&built.first, &items);
+    if built.route.load {
+        let decisions = beside::loaded(&job, &built, verdicts);
+        return carry_out(built.batch, decisions).await;
+    }
     job.conflicts.count(&job, &verdicts);
     let ceiling = match ceiling(&job, &verdicts).await {
         Ok(ceiling) => ceiling,
@@ -71,16 +76,11 @@ pub async fn settle(outcome: Outcome) -> Rest {
             _ => decide(&job, entry, verdict, ceiling, broken.as_deref()),
         });
     }
-    for (place, bytes) in &built.oversized {
-        let error = format!(
-            "the document takes {bytes} bytes, bulk_bytes_max is {}: raise it in [worker], or select less",
-            job.settings.bulk_bytes_max
-        );
-        let letter = letter(&job, &built.batch.entries[*place]).because("too_large", error);
-        decisions[*place] = Some(Decision::Dead(letter));
+    for (place, bytes) in &built.first.oversized {
+        decisions[*place] = Some(Decision::Dead(too_large(&job, &built.batch.entries[*place], *bytes)));
     }
-    let (rows, unwritable) = (built.batch.entries.len(), built.unwritable.len());
-    for (place, problem) in &built.unwritable {
+    let (rows, unwritable) = (built.batch.entries.len(), built.first.unwritable.len());
+    for (place, problem) in &built.first.unwritable {
         decisions[*place] = Some(if rows >= BATCH_THAT_JUDGES_A_JOB && unwritable * 2 > rows {
             let mend = "mend document.sql, or what mapping.json says of that field";
             Decision::Again(Fault::Job(format!("{unwritable} of {rows} rows make no document: {problem}; {mend}")))
@@ -88,10 +88,32 @@ pub async fn settle(outcome: Outcome) -> Rest {
             Decision::Dead(letter(&job, &built.batch.entries[*place]).because("unwritable", problem))
         });
     }
-    for place in &built.unread {
+    for place in &built.first.unread {
         decisions[*place] = Some(Decision::Unread);
     }
+    for (place, decision) in beside::undone(&job, &built, &beside) {
+        decisions[place] = Some(decision);
+    }
     carry_out(built.batch, decisions).await
+}
+
+fn verdicts(request: &Request, items: &[BulkItem]) -> Vec<(Action, Verdict)> {
+    request.actions.iter().zip(items).map(|(action, item)| (*action, verdict(item, action.delete))).collect()
+}
+
+fn too_large(job: &Job, entry: &Entry, bytes: usize) -> DeadLetter {
+    let error = format!(
+        "the document takes {bytes} bytes, bulk_bytes_max is {}: raise it in [worker], or select less",
+        job.settings.bulk_bytes_max
+    );
+    letter(job, entry).because("too_large", error)
+}
+
+/// A load for an index that nobody builds any more.
+pub fn nothing_to_load(batch: Batch) -> Rest {
+    let entries: Vec<_> = batch.entries.into_iter().map(|entry| ("not_loaded", entry)).collect();
+    done(&batch.job, &entries);
+    Rest { unread: None, failed: None }
 }
 
 /// The highest version that the index can rightly hold: what the primary gives now. Asked only
@@ -182,6 +204,7 @@ fn requeue(job: &Job, entry: &Entry, destination: Destination) -> Requeue {
 fn second_look(job: &Job, entry: &Entry) -> Requeue {
     let mut requeue = requeue(job, entry, Destination::LowAfter(job.settings.second_look_s));
     requeue.envelope.second_look = true;
+    requeue.envelope.load = false;
     requeue
 }
 

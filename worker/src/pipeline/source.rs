@@ -103,11 +103,19 @@ impl Source {
     /// The broker is away, or a queue is missing or not to be read.
     pub async fn waits(&self, job: &Job, lanes: &[Lane]) -> Result<bool, Fault> {
         for lane in lanes {
-            if self.queues.waiting(&lane.queue(job)).await? > 0 {
+            if self.waiting(job, *lane).await? > 0 {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// How many messages wait in this lane.
+    ///
+    /// # Errors
+    /// The broker is away, or the queue is missing or not to be read.
+    pub async fn waiting(&self, job: &Job, lane: Lane) -> Result<u32, Fault> {
+        self.queues.waiting(&lane.queue(job)).await
     }
 
     /// Begins to consume these lanes of the job.

@@ -14,7 +14,7 @@ use crate::error::{Fault, Service};
 use crate::pipeline::build::{Builder, Room};
 use crate::ports::{Future_, Reading, TouchedPage};
 
-/// The prepared shape of each job's query; forgotten when the database says that it has changed.
+/// The prepared shape of each query; forgotten when the database says that it has changed.
 pub(super) type Statements = Arc<Mutex<HashMap<String, Arc<Statement>>>>;
 
 /// A transaction that reads only; its position was read before any of its rows.
@@ -42,14 +42,14 @@ impl PostgresReading {
                 Ok(row) => row,
                 Err(error) => {
                     if is_stale_plan(&error) {
-                        forget(&self.statements, &job.name);
+                        forget(&self.statements, job);
                     }
                     return Err(of_reading(&self.source, &self.server, &error));
                 }
             };
             // All rows of an answer have the same columns.
             if !checked && !statement.fits(&row) {
-                forget(&self.statements, &job.name);
+                forget(&self.statements, job);
                 let service = Service::Source(self.source.clone());
                 return Err(Fault::Again { service, reason: "the columns of the query have changed".to_owned() });
             }
@@ -59,7 +59,7 @@ impl PostgresReading {
                 Ok(Room::Full) => break,
                 Err(defect) => {
                     // A type may have been altered under the statement: it is made anew the next time.
-                    forget(&self.statements, &job.name);
+                    forget(&self.statements, job);
                     return Err(Fault::Job(format!("document.sql: {defect}")));
                 }
             }
@@ -68,7 +68,7 @@ impl PostgresReading {
     }
 
     async fn statement(&mut self, job: &JobDefinition) -> Result<Arc<Statement>, Fault> {
-        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(&job.name).cloned();
+        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(&query_of(job)).cloned();
         if let Some(statement) = known {
             return Ok(statement);
         }
@@ -77,13 +77,18 @@ impl PostgresReading {
             .map_err(|error| error.into_fault(&self.source, &self.server))?;
         let statement = Arc::new(statement);
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        statements.insert(job.name.clone(), statement.clone());
+        statements.insert(query_of(job), statement.clone());
         Ok(statement)
     }
 }
 
-fn forget(statements: &Statements, job: &str) {
-    statements.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+fn forget(statements: &Statements, job: &JobDefinition) {
+    statements.lock().unwrap_or_else(PoisonError::into_inner).remove(&query_of(job));
+}
+
+/// What a prepared shape is known by: while its index is rebuilt, a job may have two queries.
+fn query_of(job: &JobDefinition) -> String {
+    format!("{}\n{}", job.key, job.sql.text())
 }
 
 // An id of another type than the job's key can't get here: the source makes ids by the key's type.

@@ -94,7 +94,7 @@ fn workers_lines(workers: &[Heartbeat], now_ms: u64) -> String {
 
 fn jobs_lines(jobs: &[JobBeat], now_ms: u64) -> String {
     let mut table = Table::new(&[]);
-    for JobBeat { job, state, reason, since } in jobs {
+    for JobBeat { job, state, reason, since, .. } in jobs {
         let since = format!("for {}", span(now_ms.saturating_sub(*since)));
         let reason = shortened(reason.as_deref().unwrap_or_default(), 60);
         table.row([job.as_str(), state_word(state), &since, &reason]);

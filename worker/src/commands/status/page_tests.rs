@@ -37,6 +37,7 @@ fn worker(name: &str, last: u64) -> Heartbeat {
         state,
         reason: reason.map(str::to_owned),
         since: NOW - ms,
+        definition: None,
     };
     Heartbeat {
         worker: name.to_owned(),

@@ -69,12 +69,13 @@ fn workers() -> Value {
             "state": keyword(),
             "reason": {"type": "text"},
             "since": {"type": "date"},
+            "definition": keyword(),
         }},
     })
 }
 
 /// What holds for a job on all workers; and its [`Interrupted`](crate::pipeline::source::notes::Interrupted),
-/// and where its walk for `age_s_max` is (`operations/work/age.rs`).
+/// its [`Rebuild`](crate::pipeline::targets::Rebuild), and where its walks are (`operations/work/walk.rs`).
 fn jobs() -> Value {
     json!({
         "job": keyword(),
@@ -93,8 +94,11 @@ fn jobs() -> Value {
             "worker": keyword(),
             "at": {"type": "date"},
             "last": keyword(),
+            "ids": {"type": "long"},
+            "expected": {"type": "long"},
             "done": {"type": "boolean"},
         }},
+        "rebuild": {"type": "object", "enabled": false},
         "pardoned": {"properties": {"id": keyword(), "redeliveries": {"type": "long"}, "at": {"type": "date"}}},
     })
 }

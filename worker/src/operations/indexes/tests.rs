@@ -64,17 +64,24 @@ fn changes_and_what_needs_a_rebuild_are_told_apart() {
     insta::assert_snapshot!(shown(&steps), @r"
       ~ index merchants-20260102030405
           new field rating (float)
-          document.sql has changed: documents follow when they are next indexed, all of them after `pinion enqueue merchants --all`
           index.refresh_interval 1s -> 5s
       ! index merchants-20260102030405: needs `pinion rebuild merchants`
           the field id: type long -> keyword
           index.number_of_shards 1 -> 3
+          document.sql has changed: the new index has its documents
     ");
     let Some(Action::Requests(requests)) = &steps[0].action else { panic!("{steps:?}") };
     let kept = &requests[1].body["_meta"]["pinion"];
     assert_eq!(kept["mappings"]["properties"]["id"], json!({"type": "long"}));
     assert_eq!(kept["mappings"]["properties"]["rating"], json!({"type": "float"}));
     assert_eq!(kept["settings"]["index.number_of_shards"], json!(1));
+    // Its documents are still made by the query that it was made with.
+    assert_ne!(kept["definition"], "another");
+    let body = after.to_be_loaded();
+    assert_eq!((&body["settings"]["index.refresh_interval"], &body["aliases"]), (&json!("-1"), &json!({})));
+    assert_eq!(body["mappings"]["_meta"]["pinion"]["settings"]["index.refresh_interval"], "5s");
+    let settings = json!({"index.number_of_replicas": 0, "index.refresh_interval": "5s"});
+    assert_eq!(after.loaded_settings(), settings);
 }
 
 #[test]
@@ -167,7 +174,13 @@ fn what_pinion_writes_has_fields() {
     let pardon = Pardon { id: "1".to_owned(), redeliveries: 1, at: 1 };
     let interrupted = Interrupted { job: "orders".to_owned(), interrupted: vec![interruption], pardoned: vec![pardon] };
     assert_eq!(unmapped(StateIndex::Jobs, &json!(interrupted)), [""; 0]);
-    let beat = JobBeat { job: "orders".to_owned(), state: JobState::Starting, reason: None, since: 1 };
+    let beat = JobBeat {
+        job: "orders".to_owned(),
+        state: JobState::Starting,
+        reason: None,
+        since: 1,
+        definition: Some("1".to_owned()),
+    };
     let heartbeat = Heartbeat {
         worker: "worker".to_owned(),
         version: "1".to_owned(),

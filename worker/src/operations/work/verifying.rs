@@ -66,6 +66,7 @@ async fn take_turn(context: &Context, job: &str, every: Duration, worker: &str) 
 async fn take(context: &Context, settings: &Verify, job: &str, metrics: &Metrics) {
     let Ok(definition) = context.definition(job) else { return };
     let options = VerifyOptions {
+        index: None,
         full: settings.full,
         sample: settings.sample,
         patience: patience(definition),

@@ -1,6 +1,6 @@
 //! What a worker does beside its jobs: heartbeat, what operators ask for, the sources' marks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::error::Fault;
 use crate::generation::Generations;
 use crate::limit::AdaptiveLimit;
 use crate::operations::Context;
+use crate::operations::indexes::definition_digest;
 use crate::status::{JobState, Statuses};
 
 /// How often operators' wishes are looked up.
@@ -35,6 +36,8 @@ pub(super) struct Watch {
     statuses: Arc<Statuses>,
     bulks: Arc<AdaptiveLimit>,
     generations: Vec<Arc<Generations>>,
+    /// What makes each job's documents, as a digest.
+    definitions: BTreeMap<String, String>,
 }
 
 impl Watch {
@@ -50,6 +53,7 @@ impl Watch {
             statuses: shared.surroundings.statuses.clone(),
             bulks: shared.bulks.clone(),
             generations: shared.generations.iter().map(|(_, generations)| generations.clone()).collect(),
+            definitions: context.definitions().map(|job| (job.name.clone(), definition_digest(job))).collect(),
         }
     }
 
@@ -109,7 +113,10 @@ impl Watch {
         let jobs: Vec<Value> = jobs
             .iter()
             .map(|(name, status)| {
-                json!({"job": name, "state": status.state, "reason": status.reason, "since": status.since_ms})
+                let definition = self.definitions.get(name);
+                json!({
+                    "job": name, "state": status.state, "reason": status.reason, "since": status.since_ms, "definition": definition
+                })
             })
             .collect();
         json!({

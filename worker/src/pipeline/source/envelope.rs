@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use pinion_schemas::message::{HEADER_ATTEMPTS, HEADER_SECOND_LOOK, HEADER_SENT_MS, HEADER_TRACEPARENT};
+use pinion_schemas::message::{HEADER_ATTEMPTS, HEADER_LOAD, HEADER_SECOND_LOOK, HEADER_SENT_MS, HEADER_TRACEPARENT};
 
 use crate::ports::Envelope;
 
 const PERSISTENT: u8 = 2;
 
 /// Reads the envelope of a message. Headers of another type than expected are ignored: they
-/// are for people and traces, nothing is decided by them but attempts and second looks.
+/// are for people and traces, nothing is decided by them but attempts, second looks and loads.
 pub fn read(properties: &BasicProperties) -> Envelope {
     let header = |name: &str| properties.headers().as_ref().and_then(|headers| headers.inner().get(name));
     let stamp_ms = properties.timestamp().map(|seconds| seconds.saturating_mul(1000));
@@ -24,6 +24,7 @@ pub fn read(properties: &BasicProperties) -> Envelope {
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or_default(),
         second_look: matches!(header(HEADER_SECOND_LOOK), Some(AMQPValue::Boolean(true))),
+        load: matches!(header(HEADER_LOAD), Some(AMQPValue::Boolean(true))),
     }
 }
 
@@ -40,8 +41,10 @@ pub fn write(envelope: &Envelope) -> BasicProperties {
     if envelope.attempts > 0 {
         headers.insert(HEADER_ATTEMPTS.into(), number(u64::from(envelope.attempts)));
     }
-    if envelope.second_look {
-        headers.insert(HEADER_SECOND_LOOK.into(), AMQPValue::Boolean(true));
+    for (header, is_set) in [(HEADER_SECOND_LOOK, envelope.second_look), (HEADER_LOAD, envelope.load)] {
+        if is_set {
+            headers.insert(header.into(), AMQPValue::Boolean(true));
+        }
     }
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -97,6 +100,7 @@ mod tests {
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
             attempts: 3,
             second_look: true,
+            load: true,
         };
         assert_eq!(read(&write(&envelope)), envelope);
         assert_eq!(read(&write(&Envelope::default())), Envelope::default());

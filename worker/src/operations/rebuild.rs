@@ -1,0 +1,496 @@
+//! A job's index built anew while live writes go on: versions make it the same in whichever order they and the loading come.
+//!
+//! A second index is made; once every worker writes to both (see [`LEASE`]), workers load all ids into the new one; it is compared with
+//! the source; the alias moves in one step. The old one is written to until somebody ends it, so the way back loses nothing. All of
+//! this is kept in Elasticsearch: whatever ends in the middle, the same command goes on.
+
+mod ends;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use pinion_schemas::{From, JobDefinition, StateIndex};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub use self::ends::{cancel, finish, rollback};
+use super::heartbeat::heartbeats;
+use super::indexes::{self, IndexWanted};
+use super::pause::operator;
+use super::plan::Sign;
+use super::state::unusable;
+use super::verify::{self, Verified, VerifyOptions, verify};
+use super::work::Walked;
+use super::{Context, host};
+use crate::clock::now_ms;
+use crate::elasticsearch::{Answer, Method};
+use crate::error::Fault;
+use crate::pipeline::source::rabbitmq::Rabbitmq;
+use crate::pipeline::targets::{LEASE, Phase, Rebuild};
+use crate::ports::{Index as _, Queues as _};
+use crate::status::JobState;
+
+/// How often it is looked how far the workers are.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What is missing after the loading is enqueued, and looked for again, so often.
+const CHECKS_MAX: usize = 3;
+/// Whole documents that are compared where not all are.
+const SAMPLED: f64 = 10_000.0;
+
+/// The document that tells of a job's rebuild.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The job.
+    pub job: String,
+    /// Its rebuild.
+    pub rebuild: Rebuild,
+}
+
+impl Kept {
+    /// The document's id. No job is called so.
+    pub fn document(job: &str) -> String {
+        format!("rebuild:{job}")
+    }
+
+    /// The id of the document that tells how far the loading is.
+    pub fn walk_document(job: &str) -> String {
+        format!("rebuild-walk:{job}")
+    }
+}
+
+/// How to rebuild.
+#[derive(Debug, Clone, Default)]
+pub struct RebuildOptions {
+    /// Whether all whole documents are compared before the alias moves, or which there are and some of them.
+    pub full: bool,
+    /// Ids a second that are loaded at the most.
+    pub ids_per_s_max: Option<u32>,
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Event {
+    /// What is done now.
+    Now(&'static str),
+    /// So many ids of about so many are on their way into the new index.
+    Loading {
+        /// How many.
+        ids: u64,
+        /// Of how many.
+        expected: u64,
+        /// Whether an operator has paused it.
+        paused: bool,
+        /// Whether no worker runs the job.
+        alone: bool,
+    },
+    /// Of the comparison with the source.
+    Verify(verify::Event),
+}
+
+/// What became of it.
+#[derive(Debug, Serialize)]
+pub struct Rebuilt {
+    /// The job.
+    pub job: String,
+    /// The index that the alias has now.
+    pub index: String,
+    /// The one that it had, which is written to until the rebuild is finished.
+    pub old: String,
+    /// Ids that were loaded.
+    pub ids: u64,
+    /// How long the loading took, if it was seen from its beginning.
+    pub load_seconds: f64,
+    /// The last comparison with the source.
+    pub verified: Verified,
+    /// A comparison of some whole documents, where not all were compared.
+    pub sampled: Option<Verified>,
+    /// How long it took since it began.
+    pub seconds: f64,
+}
+
+/// What a rebuild would do.
+#[derive(Debug, Serialize)]
+pub struct Planned {
+    /// The job.
+    pub job: String,
+    /// The index behind the alias.
+    pub old: String,
+    /// The one that would be made.
+    pub new: String,
+    /// About so many rows.
+    pub expected: u64,
+    /// What can't be changed in place, field by field; empty where nothing asks for a rebuild.
+    pub reasons: Vec<String>,
+}
+
+/// What a rebuild would do now.
+///
+/// # Errors
+/// There is no such job, it has no index, or a server is away.
+pub async fn planned(context: &Context, job: &str) -> anyhow::Result<Planned> {
+    let definition = definition(context, job)?;
+    let (old, _) = behind(context, definition).await?;
+    let keys = context.source(definition)?.keys(definition, None).await.with_context(|| format!("job {job}"))?;
+    let live = indexes::live(&context.elasticsearch, &definition.index).await?;
+    let steps = IndexWanted::of_job(definition).steps(&live, "");
+    let rebuilds = steps.into_iter().filter(|step| step.sign == Sign::Rebuild);
+    Ok(Planned {
+        job: job.to_owned(),
+        old,
+        new: format!("{}-{}", definition.index, indexes::stamp(now_ms())),
+        expected: keys.estimate(),
+        reasons: rebuilds.flat_map(|step| step.details).collect(),
+    })
+}
+
+/// The job's rebuild, if there is one.
+///
+/// # Errors
+/// There is no such job, or Elasticsearch is away.
+pub async fn current(context: &Context, job: &str) -> anyhow::Result<Option<Rebuild>> {
+    context.job(job)?;
+    Ok(kept(context, job).await?.map(|(kept, _)| kept.rebuild))
+}
+
+/// Rebuilds the job's index and moves the alias, from wherever an earlier attempt has come to.
+///
+/// # Errors
+/// There is no such job, no worker runs it, the new index refuses documents or is not true to the source in the end, or a server is
+/// away. What was done stays; the same command goes on.
+pub async fn rebuild(
+    context: &Context,
+    job: &str,
+    options: &RebuildOptions,
+    tell: &(dyn Fn(Event) + Sync),
+) -> anyhow::Result<Rebuilt> {
+    let definition = definition(context, job)?;
+    ensure!(
+        !workers(context, job).await?.is_empty(),
+        "no worker runs the job {job}, and workers load the new index: start some"
+    );
+    let mut rebuild = match kept(context, job).await? {
+        Some((kept, _)) => kept.rebuild,
+        None => begin(context, definition, options).await?,
+    };
+    if let Some(rate) = options.ids_per_s_max {
+        rebuild = adjust(context, job, None, Some(Some(rate))).await?;
+    }
+    let run = Run { context, definition, tell };
+    if rebuild.phase == Phase::Making {
+        tell(Event::Now("making the new index"));
+        run.make(&rebuild).await?;
+        rebuild = run.advance(Phase::Making, Phase::Prepared).await?;
+    }
+    if rebuild.phase == Phase::Prepared {
+        tell(Event::Now("waiting until all workers write to both indexes"));
+        tokio::time::sleep(2 * LEASE).await;
+        rebuild = run.advance(Phase::Prepared, Phase::Loading).await?;
+    }
+    let since = rebuild.started_at;
+    match rebuild.phase {
+        Phase::Ended => {
+            bail!("the rebuild of {job} was ended: `pinion rebuild {job} --cancel` removes what is left of it")
+        }
+        Phase::Swapped => {
+            let hint = format!("`pinion rebuild {job} --finish` ends that rebuild, `--rollback` takes it back");
+            let behind = behind(context, definition).await?.0;
+            ensure!(behind == rebuild.old, "the alias {} is {behind}'s already: {hint}", definition.index);
+        }
+        _ => {}
+    }
+    let began = Instant::now();
+    let ids = run.loaded(since).await?;
+    let load_seconds = began.elapsed().as_secs_f64();
+    tell(Event::Now("putting its settings back"));
+    run.settle(&rebuild.new).await?;
+    let verified = run.verified(&rebuild.new, options.full, 1.0).await?;
+    let sample = SAMPLED / verified.source_ids.max(1) as f64;
+    let sampled = match options.full {
+        true => None,
+        false => Some(run.verified(&rebuild.new, true, sample.min(1.0)).await?),
+    };
+    run.still_whole().await?;
+    tell(Event::Now("moving the alias"));
+    let rebuild = change(context, job, |rebuild| run.whole(rebuild).map(|()| rebuild.phase = Phase::Swapped)).await?;
+    request(context, Method::Post, &format!("/{}/_refresh", rebuild.new), None).await?;
+    move_alias(context, &definition.index, &rebuild.old, &rebuild.new).await?;
+    let seconds = now_ms().saturating_sub(since) as f64 / 1000.0;
+    Ok(Rebuilt {
+        job: job.to_owned(),
+        index: rebuild.new,
+        old: rebuild.old,
+        ids,
+        load_seconds,
+        verified,
+        sampled,
+        seconds,
+    })
+}
+
+/// Pauses or resumes the loading, or changes its pace, while it goes on.
+///
+/// # Errors
+/// There is no rebuild, or Elasticsearch is away.
+pub async fn adjust(
+    context: &Context,
+    job: &str,
+    paused: Option<bool>,
+    ids_per_s_max: Option<Option<u32>>,
+) -> anyhow::Result<Rebuild> {
+    change(context, job, |rebuild| {
+        rebuild.paused = paused.unwrap_or(rebuild.paused);
+        rebuild.ids_per_s_max = ids_per_s_max.unwrap_or(rebuild.ids_per_s_max);
+        Ok(())
+    })
+    .await
+}
+
+fn definition<'a>(context: &'a Context, job: &str) -> anyhow::Result<&'a JobDefinition> {
+    let definition = context.definition(job)?;
+    ensure!(
+        definition.from == From::Query,
+        "the documents of {job} come from change events (from = \"event\"): let the connector read its table anew instead"
+    );
+    Ok(definition)
+}
+
+/// A worker that lives and runs the job.
+struct Running {
+    name: String,
+    /// What makes its documents, as a digest.
+    definition: Option<String>,
+}
+
+async fn workers(context: &Context, job: &str) -> anyhow::Result<Vec<Running>> {
+    let now = now_ms();
+    // One that has just begun or ended is seen, too.
+    let index = context.state_index(StateIndex::Workers);
+    request(context, Method::Post, &format!("/{index}/_refresh"), None).await?;
+    let alive = heartbeats(context).await?.into_iter().filter(|worker| worker.is_alive(now));
+    let running = alive.filter_map(|worker| {
+        let beat = worker.job(job).filter(|beat| !matches!(beat.state, JobState::Stopped))?;
+        Some(Running { definition: beat.definition.clone(), name: worker.worker.clone() })
+    });
+    Ok(running.collect())
+}
+
+/// The index behind the job's alias, with what there is of it.
+async fn behind(context: &Context, definition: &JobDefinition) -> anyhow::Result<(String, Value)> {
+    let alias = &definition.index;
+    let live = indexes::live(&context.elasticsearch, alias).await.map_err(|fault| unusable(alias, fault))?;
+    ensure!(!live.is_empty(), "the alias {alias} is missing: run `pinion apply`");
+    let writes = |index: &Value| live.len() == 1 || index["aliases"][alias]["is_write_index"] == json!(true);
+    let found = live.iter().find(|(name, index)| *name != alias && writes(index));
+    let (name, index) =
+        found.with_context(|| format!("{alias} is not the alias of one index: `pinion plan` says more"))?;
+    Ok((name.clone(), index.clone()))
+}
+
+async fn begin(context: &Context, definition: &JobDefinition, options: &RebuildOptions) -> anyhow::Result<Rebuild> {
+    let (old, live) = behind(context, definition).await?;
+    let sql = definition.sql.text();
+    let rebuild = Rebuild {
+        phase: Phase::Making,
+        old,
+        // Indexes of an older version don't tell; what workers use then is what they have.
+        old_sql: live["mappings"]["_meta"]["pinion"]["sql"].as_str().map_or_else(|| sql.clone(), str::to_owned),
+        new: format!("{}-{}", definition.index, indexes::stamp(now_ms())),
+        new_sql: sql,
+        started_at: now_ms(),
+        by: format!("{} on {}", operator(), host()),
+        failed: None,
+        paused: false,
+        ids_per_s_max: options.ids_per_s_max,
+    };
+    put(context, &Kept { job: definition.name.clone(), rebuild }, None)
+        .await?
+        .with_context(|| {
+            format!("another rebuild of {} has just begun: call the command again to follow it", definition.name)
+        })
+        .map(|kept| kept.rebuild)
+}
+
+/// What is kept, with what it takes to replace it.
+async fn kept(context: &Context, job: &str) -> anyhow::Result<Option<(Kept, (u64, u64))>> {
+    let index = context.state_index(StateIndex::Jobs);
+    let state = context.elasticsearch.state(&index, &Kept::document(job)).await;
+    let Some(state) = state.map_err(|fault| unusable(&index, fault))? else { return Ok(None) };
+    let kept =
+        serde_json::from_value(state.source).with_context(|| format!("the rebuild of {job}, kept in {index}"))?;
+    Ok(Some((kept, state.seq_no)))
+}
+
+/// Writes it; `None` if somebody else was faster.
+async fn put(context: &Context, kept: &Kept, expected: Option<(u64, u64)>) -> anyhow::Result<Option<Kept>> {
+    let index = context.state_index(StateIndex::Jobs);
+    let written = context.elasticsearch.put_state(&index, &Kept::document(&kept.job), &json!(kept), expected).await;
+    match written {
+        Ok(written) => Ok(written.then(|| kept.clone())),
+        // The index of an older version has no place for it.
+        Err(Fault::Documents(reason) | Fault::Job(reason)) => bail!("{index}: {reason}; run `pinion apply` first"),
+        Err(fault) => Err(unusable(&index, fault)),
+    }
+}
+
+/// Changes what is kept, whoever else does at the same time.
+async fn change(
+    context: &Context,
+    job: &str,
+    change: impl Fn(&mut Rebuild) -> anyhow::Result<()>,
+) -> anyhow::Result<Rebuild> {
+    loop {
+        let (mut kept, seq_no) = kept(context, job).await?.with_context(|| format!("there is no rebuild of {job}"))?;
+        change(&mut kept.rebuild)?;
+        if let Some(kept) = put(context, &kept, Some(seq_no)).await? {
+            return Ok(kept.rebuild);
+        }
+    }
+}
+
+/// Moves an alias from one index to another, in one step; done already is as good.
+async fn move_alias(context: &Context, alias: &str, from: &str, to: &str) -> anyhow::Result<()> {
+    let actions = json!({"actions": [
+        {"remove": {"index": from, "alias": alias, "must_exist": false}},
+        {"add": {"index": to, "alias": alias, "is_write_index": true}},
+    ]});
+    request(context, Method::Post, "/_aliases", Some(&actions)).await.map(drop)
+}
+
+async fn request(context: &Context, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    let asked = context.elasticsearch.request(method, path, body).await;
+    asked.and_then(Answer::success).map_err(|fault| anyhow::anyhow!("{path}: {fault}"))
+}
+
+/// A rebuild under way.
+struct Run<'a> {
+    context: &'a Context,
+    definition: &'a JobDefinition,
+    tell: &'a (dyn Fn(Event) + Sync),
+}
+
+impl Run<'_> {
+    /// Makes the new index, without replicas and without refreshes: it is loaded faster so, and nobody searches it yet.
+    async fn make(&self, rebuild: &Rebuild) -> anyhow::Result<()> {
+        let path = format!("/{}", rebuild.new);
+        let exists = self.context.elasticsearch.request(Method::Head, &path, None).await;
+        if exists.map_err(|fault| unusable(&rebuild.new, fault))?.status == 200 {
+            return Ok(());
+        }
+        let body = IndexWanted::of_job(self.definition).to_be_loaded();
+        request(self.context, Method::Put, &path, Some(&body)).await.map(drop)
+    }
+
+    async fn advance(&self, from: Phase, to: Phase) -> anyhow::Result<Rebuild> {
+        change(self.context, &self.definition.name, |rebuild| {
+            ensure!(rebuild.phase == from, "somebody else goes on with this rebuild");
+            rebuild.phase = to;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether the rebuild can still come to a good end.
+    fn whole(&self, rebuild: &Rebuild) -> anyhow::Result<()> {
+        let job = &self.definition.name;
+        if let Some(reason) = &rebuild.failed {
+            bail!(
+                "{} can't be built: {reason}\nmend mapping.json or document.sql; `pinion rebuild {job} --cancel` removes it, then \
+                 begin again. The job goes on with {} meanwhile",
+                rebuild.new,
+                rebuild.old
+            );
+        }
+        ensure!(rebuild.phase != Phase::Ended, "the rebuild of {job} was ended by somebody else");
+        Ok(())
+    }
+
+    async fn still_whole(&self) -> anyhow::Result<()> {
+        let job = &self.definition.name;
+        let rebuild = current(self.context, job).await?;
+        self.whole(&rebuild.with_context(|| format!("the rebuild of {job} was ended by somebody else"))?)
+    }
+
+    /// Waits until all ids are loaded; how many.
+    async fn loaded(&self, since: u64) -> anyhow::Result<u64> {
+        let job = &self.definition.name;
+        let mut looks = 0_u32;
+        let mut alone = false;
+        loop {
+            let rebuild =
+                current(self.context, job).await?.with_context(|| format!("the rebuild of {job} was ended"))?;
+            self.whole(&rebuild)?;
+            let walk =
+                Walked::of(self.context, &Kept::walk_document(job)).await?.filter(|walk| walk.started_at == since);
+            if looks.is_multiple_of(10) {
+                alone = workers(self.context, job).await?.is_empty();
+            }
+            looks = looks.wrapping_add(1);
+            let (ids, expected) = walk.as_ref().map(|walk| (walk.ids, walk.expected)).unwrap_or_default();
+            (self.tell)(Event::Loading { ids, expected, paused: rebuild.paused, alone });
+            if walk.is_some_and(|walk| walk.done) {
+                self.drained().await?;
+                return Ok(ids);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until nothing waits in the low queue. What workers have in hand then, the comparison looks at again.
+    async fn drained(&self) -> anyhow::Result<()> {
+        let queues = Rabbitmq::new(&self.context.config, "pinion rebuild".into());
+        let queue = self.context.config.names.low_queue(&self.definition.name);
+        loop {
+            let waiting = queues.waiting(&queue).await.with_context(|| format!("queue {queue}"))?;
+            self.still_whole().await?;
+            if waiting == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Gives the new index the settings that it is to have, and lets it be searched.
+    async fn settle(&self, index: &str) -> anyhow::Result<()> {
+        let settings = IndexWanted::of_job(self.definition).loaded_settings();
+        request(self.context, Method::Put, &format!("/{index}/_settings"), Some(&settings)).await?;
+        request(self.context, Method::Post, &format!("/{index}/_refresh"), None).await.map(drop)
+    }
+
+    /// Compares the new index with the source. What is not true yet is enqueued, and looked at again.
+    async fn verified(&self, index: &str, full: bool, sample: f64) -> anyhow::Result<Verified> {
+        let job = &self.definition.name;
+        let options = VerifyOptions {
+            index: Some(index.to_owned()),
+            full,
+            sample,
+            patience: verify::patience(self.definition),
+            ids_per_second_max: None,
+            repair: true,
+            examples_max: 10,
+        };
+        for _ in 0..CHECKS_MAX {
+            let what =
+                if sample < 1.0 { "comparing some documents, value by value" } else { "comparing it with the source" };
+            (self.tell)(Event::Now(what));
+            let verified = verify(self.context, job, &options, &|event| (self.tell)(Event::Verify(event))).await?;
+            // What refuses documents misses them.
+            self.still_whole().await?;
+            // Rows that make no document are no index's fault.
+            if verified.wrong() == verified.unwritable.count && verified.stopped.is_none() {
+                return Ok(verified);
+            }
+            tracing::warn!(
+                job,
+                index,
+                wrong = verified.wrong(),
+                stopped = verified.stopped,
+                "not true to the source yet"
+            );
+            self.drained().await?;
+            request(self.context, Method::Post, &format!("/{index}/_refresh"), None).await?;
+        }
+        bail!(
+            "{index} is still not true to the source, and the alias stays where it is: `pinion verify {job}`, then call this again"
+        )
+    }
+}

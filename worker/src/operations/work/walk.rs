@@ -1,0 +1,214 @@
+//! Walks over all ids of a job, through its low lane. One worker walks; where it is, is kept in Elasticsearch, so that another one
+//! goes on if it ends.
+
+use std::time::Duration;
+
+use pinion_schemas::{Id, Job as JobMessage, StateIndex};
+use prometheus_client::metrics::counter::Counter;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::clock::now_ms;
+use crate::error::{Fault, Service};
+use crate::operations::Context;
+use crate::operations::state::State;
+use crate::pipeline::job::Job;
+use crate::pipeline::runner::Surroundings;
+use crate::pipeline::source::Lane;
+use crate::ports::{Destination, Envelope, Keys, Requeue};
+
+/// How often a worker that walks says where it is.
+const TELL: Duration = Duration::from_secs(1);
+/// One that has not for so long is gone.
+const GONE_MS: u64 = 15_000;
+/// Before the low lane is looked at again, while enough waits there.
+const BUSY: Duration = Duration::from_millis(500);
+/// Ids of a message.
+const IDS: usize = 100;
+
+/// Where the walk of a job is: a document beside its hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The job.
+    pub(crate) job: String,
+    /// Its walk.
+    pub(crate) walk: Walk,
+}
+
+/// A walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Walk {
+    /// When it began, in milliseconds since 1970; that of a rebuild, when the rebuild did.
+    pub(crate) started_at: u64,
+    /// Who walks.
+    pub(crate) worker: String,
+    /// When it was last there.
+    pub(crate) at: u64,
+    /// The last id that the broker has.
+    pub(crate) last: Option<String>,
+    /// How many it has.
+    #[serde(default)]
+    pub(crate) ids: u64,
+    /// About how many there are.
+    #[serde(default)]
+    pub(crate) expected: u64,
+    /// Whether all of them are.
+    pub(crate) done: bool,
+}
+
+/// How far a walk is, for those who wait for it.
+pub(crate) struct Walked;
+
+impl Walked {
+    /// What is kept in this document.
+    ///
+    /// # Errors
+    /// Elasticsearch is away, or it can't be read.
+    pub(crate) async fn of(context: &Context, document: &str) -> anyhow::Result<Option<Walk>> {
+        let kept: Option<Kept> = State::of(context, StateIndex::Jobs).get(document).await?;
+        Ok(kept.map(|kept| kept.walk))
+    }
+}
+
+impl Walk {
+    /// One that has not begun.
+    pub(super) fn new(started_at: u64, worker: &str, now_ms: u64) -> Self {
+        Self { started_at, worker: worker.to_owned(), at: now_ms, last: None, ids: 0, expected: 0, done: false }
+    }
+
+    /// Goes on with one that is not done, unless somebody else walks.
+    pub(super) fn taken_by(self, worker: &str, now_ms: u64) -> Option<Self> {
+        let is_gone = now_ms.saturating_sub(self.at) >= GONE_MS;
+        (is_gone || self.worker == worker).then(|| Self { worker: worker.to_owned(), at: now_ms, ..self })
+    }
+}
+
+/// How fast to walk now.
+pub(super) enum Pace {
+    /// So long for each id.
+    Each(Duration),
+    /// Not at all for now.
+    Wait,
+    /// No further.
+    End,
+}
+
+/// What a walk is for.
+pub(super) struct Purpose<'a> {
+    /// The document that tells where it is.
+    pub(super) document: String,
+    /// Whether its messages fill an index that is being built.
+    pub(super) load: bool,
+    /// Ids that are handed over at a time.
+    pub(super) hand: usize,
+    /// Messages that may wait in the low lane before more are added.
+    pub(super) waiting_max: u32,
+    /// Counts the ids.
+    pub(super) walked: Counter,
+    /// How fast.
+    pub(super) pace: &'a (dyn Fn(&Walk) -> Pace + Sync),
+}
+
+/// This worker's walk, and what it takes to replace what is kept of it.
+pub(super) struct Place<'a> {
+    job: &'a Job,
+    purpose: Purpose<'a>,
+    pub(super) walk: Walk,
+    seq_no: Option<(u64, u64)>,
+    told: Instant,
+}
+
+impl<'a> Place<'a> {
+    /// Begins a walk, or takes one over, as `next` decides by what is kept, if nobody else is faster.
+    pub(super) async fn take(
+        job: &'a Job,
+        purpose: Purpose<'a>,
+        next: impl FnOnce(Option<Walk>) -> Option<Walk>,
+    ) -> Result<Option<Self>, Fault> {
+        let index = job.settings.names.state_index(StateIndex::Jobs);
+        let kept = job.index.state(&index, &purpose.document).await?;
+        let seq_no = kept.as_ref().map(|kept| kept.seq_no);
+        let kept: Option<Kept> = kept.and_then(|kept| serde_json::from_value(kept.source).ok());
+        let Some(walk) = next(kept.map(|kept| kept.walk)) else { return Ok(None) };
+        let mut place = Self { job, purpose, walk, seq_no, told: Instant::now() };
+        Ok(place.put().await?.then_some(place))
+    }
+
+    /// Walks to the end; `false` if another worker has taken over, or it is to go no further.
+    pub(super) async fn go(&mut self, surroundings: &Surroundings) -> Result<bool, Fault> {
+        let job = self.job;
+        let last = self.walk.last.as_deref().and_then(|last| job.definition.key.id_from_text(last).ok());
+        let mut keys: Box<dyn Keys + '_> = job.database.keys(&job.definition, last).await?;
+        self.walk.expected = self.walk.ids + keys.estimate();
+        let mut due = Instant::now();
+        loop {
+            let page = keys.page().await?;
+            if page.is_empty() {
+                self.walk.done = true;
+                return self.put().await;
+            }
+            for ids in page.chunks(self.purpose.hand) {
+                let each = loop {
+                    let wait = due.saturating_duration_since(Instant::now());
+                    match (self.purpose.pace)(&self.walk) {
+                        Pace::End => return Ok(false),
+                        Pace::Each(each) if wait.is_zero() && self.has_room(surroundings).await? => break each,
+                        Pace::Each(_) | Pace::Wait => {}
+                    }
+                    tokio::time::sleep(BUSY.min(wait.max(BUSY / 50))).await;
+                    if !self.tell().await? {
+                        return Ok(false);
+                    }
+                };
+                self.publish(ids).await?;
+                due = Instant::now().max(due) + each * u32::try_from(ids.len()).unwrap_or(u32::MAX);
+                self.walk.ids += ids.len() as u64;
+                self.purpose.walked.inc_by(ids.len() as u64);
+                self.walk.last = ids.last().map(Id::to_string);
+                if !self.tell().await? {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Only while nobody has paused the job, and not too much waits in the low lane: what else is there comes first.
+    async fn has_room(&self, surroundings: &Surroundings) -> Result<bool, Fault> {
+        let is_paused = surroundings.controls.is_paused(self.job.name());
+        let waiting = surroundings.source.waiting(self.job, Lane::Low);
+        Ok(!is_paused && waiting.await? <= self.purpose.waiting_max)
+    }
+
+    async fn publish(&self, ids: &[Id]) -> Result<(), Fault> {
+        let unusable = |error: String| Fault::Again { service: Service::Rabbitmq, reason: error };
+        let messages = ids.chunks(IDS).map(|ids| {
+            let message = JobMessage::many(self.job.name(), ids.iter().cloned());
+            Ok(Requeue {
+                job: self.job.name().to_owned(),
+                destination: Destination::Low,
+                payload: message.to_bytes().map_err(|error| unusable(error.to_string()))?,
+                envelope: Envelope { load: self.purpose.load, ..Envelope::default() },
+            })
+        });
+        self.job.broker.requeue(messages.collect::<Result<_, Fault>>()?).await
+    }
+
+    /// Says where it is, but not too often; `false` when another worker has taken over.
+    async fn tell(&mut self) -> Result<bool, Fault> {
+        if self.told.elapsed() < TELL { Ok(true) } else { self.put().await }
+    }
+
+    async fn put(&mut self) -> Result<bool, Fault> {
+        let (job, document) = (self.job, &self.purpose.document);
+        let index = job.settings.names.state_index(StateIndex::Jobs);
+        self.walk.at = now_ms();
+        let kept = Kept { job: job.name().to_owned(), walk: self.walk.clone() };
+        if !job.index.put_state(&index, document, &json!(kept), self.seq_no).await? {
+            return Ok(false);
+        }
+        self.seq_no = job.index.state(&index, document).await?.map(|kept| kept.seq_no);
+        self.told = Instant::now();
+        Ok(true)
+    }
+}
