@@ -61,8 +61,8 @@ planted: ## plant each bug of the adapters, or BUG, and look for it with histori
 record-events: ## record the events of real connectors that the unit tests decode anew (DATABASE=postgres or mariadb: of one)
 	./tests/events/record.sh $(DATABASE)
 
-bench: ## measure the whole way against raw bulk indexing, and PEERS beside it
-	./bench/run.sh --peers $(PEERS) --markdown bench/report.md
+bench: ## measure all that there is against raw bulk indexing, and PEERS beside it (most of an hour)
+	./bench/run.sh --peers $(PEERS) --markdown bench/report.md -- --rebuild --tuning --growth
 
 bench-quick: ## the same in minutes, with fewer orders and without the peers
 	./bench/run.sh --quick

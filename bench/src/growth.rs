@@ -9,7 +9,7 @@ use crate::sink::Sink;
 use crate::whole_way::{publish, settled_at_least};
 
 const WORKERS: [u32; 4] = [1, 2, 4, 8];
-const QUEUED: [usize; 3] = [10_000, 100_000, 5_000_000];
+const QUEUED: [usize; 3] = [50_000, 500_000, 5_000_000];
 const DOCUMENT_BYTES: [usize; 4] = [200, 1_000, 20_000, 1_000_000];
 const JOBS: [usize; 3] = [1, 10, 50];
 /// Of large documents so many that they are this together.
@@ -83,7 +83,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Growth>> {
 async fn measure(bench: &Bench<'_>, case: Case) -> Result<GrowthRun> {
     bench.servers.clean().await?;
     let sink = Sink::before(bench.servers.elasticsearch.url()).await?;
-    let setup = Setup { elasticsearch: sink.url(), jobs: case.jobs, document_bytes: case.document_bytes, feed: None };
+    let setup = Setup { jobs: case.jobs, document_bytes: case.document_bytes, ..Setup::new(sink.url()) };
     let folder = tempfile::Builder::new().prefix("pinion-bench-growth").tempdir()?;
     let pinion = Pinion::new(bench.options, folder.path(), &setup)?;
     pinion.apply().await?;

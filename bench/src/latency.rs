@@ -44,10 +44,8 @@ pub(crate) async fn run(bench: &Bench<'_>, low_ids: usize) -> Result<LatencyRun>
     let options = &bench.options;
     let low_queue = Names::new(NAMESPACE)?.low_queue(JOB);
     fill_low(bench, &low_queue, low_ids).await?;
-    let publisher = connect(bench).await?;
+    let sender = Sender::new(bench, options.latency_rate).await?;
     let workers = bench.pinion.work(1).await?;
-    let ids: Arc<[i64]> = bench.ids.iter().copied().take(ORDERS_MAX).collect();
-    let sender = Sender { publisher, writer: bench.servers.writer.clone(), ids, rate: options.latency_rate };
 
     let warmed = sender.send(0, WARM_UP).await?;
     let before = timed_at_least(&workers, warmed).await?;
@@ -91,7 +89,8 @@ async fn timed_at_least(workers: &Workers, jobs: usize) -> Result<Metrics> {
     }
 }
 
-struct Sender {
+/// An application that changes rows and tells of it, at a steady rate.
+pub(crate) struct Sender {
     publisher: Publisher,
     writer: PgPool,
     ids: Arc<[i64]>,
@@ -99,8 +98,14 @@ struct Sender {
 }
 
 impl Sender {
+    /// One that sends so many jobs a second.
+    pub(crate) async fn new(bench: &Bench<'_>, rate: u32) -> Result<Self> {
+        let ids: Arc<[i64]> = bench.ids.iter().copied().take(ORDERS_MAX).collect();
+        Ok(Self { publisher: connect(bench).await?, writer: bench.servers.writer.clone(), ids, rate })
+    }
+
     /// Sends for so long, each group at its time whether or not those before it are done; how many jobs.
-    async fn send(&self, first: usize, duration: Duration) -> Result<usize> {
+    pub(crate) async fn send(&self, first: usize, duration: Duration) -> Result<usize> {
         let count = (duration.as_secs_f64() * f64::from(self.rate)) as usize;
         let began = tokio::time::Instant::now();
         let mut groups = JoinSet::new();

@@ -13,10 +13,12 @@ mod peers;
 mod pinion;
 mod plot;
 mod raw;
+mod rebuild;
 mod report;
 mod servers;
 mod sink;
 mod table;
+mod tuning;
 mod whole_way;
 
 use std::process::ExitCode;
@@ -35,7 +37,7 @@ use crate::options::Options;
 use crate::peers::Peers;
 use crate::pinion::{INDEX, JOB, Pinion, Setup};
 use crate::raw::RawRun;
-use crate::report::{Beside, Latencies, Run, Surroundings};
+use crate::report::{Beside, Latencies, Once, Run, Surroundings};
 use crate::servers::{NAMESPACE, Servers};
 use crate::whole_way::WholeWayRun;
 
@@ -103,6 +105,8 @@ async fn measure(options: &Options, servers: &Servers) -> Result<(String, String
     for number in 1..=options.runs {
         runs.push(bench.run(&peers, number).await?);
     }
+    let rebuild = if options.rebuild { Some(rebuild::run(&bench).await?) } else { None };
+    let tuning = if options.tuning { tuning::run(&bench).await? } else { Vec::new() };
     let growth = if options.growth { growth::run(&bench).await? } else { Vec::new() };
     let surroundings = Surroundings {
         versions,
@@ -113,7 +117,8 @@ async fn measure(options: &Options, servers: &Servers) -> Result<(String, String
         warm_up_passes,
         condition: cpu::condition()?,
     };
-    let report = report::report(options, &surroundings, &runs, &growth, IDS_PER_MESSAGE);
+    let once = Once { rebuild, tuning, growth };
+    let report = report::report(options, &surroundings, &runs, &once, IDS_PER_MESSAGE);
     Ok((report, report::picture(options, &runs, IDS_PER_MESSAGE)))
 }
 

@@ -27,6 +27,12 @@ pub(crate) struct Options {
     /// Change events that the feed catches up with; 0 leaves that out, and Kafka is not needed then.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub(crate) feed_events: usize,
+    /// Near the end measure, once, `pinion rebuild` and `pinion verify`, with and without live writes.
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+    /// Near the end measure, once, the curves of the settings that matter most.
+    #[arg(long)]
+    pub(crate) tuning: bool,
     /// At the end measure, once, how the workers grow: more workers, longer queues, larger documents, more jobs.
     #[arg(long)]
     pub(crate) growth: bool,

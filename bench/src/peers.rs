@@ -17,8 +17,10 @@ use crate::cpu::{CpuSeconds, Services, tree_memory_peak_bytes};
 const INDEX: &str = "bench-peer";
 /// The queue of those that take ids from RabbitMQ.
 const QUEUE: &str = "bench-peer";
-/// How often their progress is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// All queues that peers have in RabbitMQ, Celery's being named in its tasks.py.
+const QUEUES: [&str; 2] = [QUEUE, "bench-celery"];
+/// How often their progress is looked at: each look costs Elasticsearch about 2 ms of CPU, which is counted.
+const LOOK: Duration = Duration::from_millis(200);
 /// Without any progress for so long it is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(15);
@@ -142,6 +144,10 @@ impl<'a> Peers<'a> {
             mapping["mappings"]["dynamic"] = json!(true);
         }
         servers.elasticsearch.create(INDEX, &mapping).await?;
+        // What an earlier run of it left would be indexed too.
+        for queue in QUEUES {
+            servers.rabbitmq.delete(queue).await?;
+        }
         let broker = if peer.has_own_broker() { Some(self.start(peer, "broker")?) } else { None };
         match peer.jobs() {
             Jobs::Queue => {
@@ -229,7 +235,7 @@ impl<'a> Peers<'a> {
         command.stdout(output.try_clone()?).stderr(output).process_group(0);
         let process = command.spawn().context("peer.sh")?;
         let pid = process.id().context("it has just begun")?;
-        Ok(Running { process, pid, log })
+        Ok(Running { process, pid, log, ended: false })
     }
 }
 
@@ -238,6 +244,8 @@ struct Running {
     process: Child,
     pid: u32,
     log: PathBuf,
+    /// In order; else all are killed when this is dropped.
+    ended: bool,
 }
 
 impl Running {
@@ -251,6 +259,7 @@ impl Running {
             self.signal("KILL");
             self.process.wait().await?;
         }
+        self.ended = true;
         Ok(std::fs::remove_file(&self.log)?)
     }
 
@@ -265,8 +274,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // What was ended in order is gone already.
-        if self.process.id().is_some() {
+        // Where the first of them has ended by itself, others may still run.
+        if !self.ended {
             self.signal("KILL");
         }
     }

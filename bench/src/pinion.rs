@@ -51,12 +51,13 @@ impl Pinion {
         }
         let toml = format!(
             "namespace = {NAMESPACE:?}\nschemas = \"jobs\"\n\n[rabbitmq]\nurl = {:?}\n\n[elasticsearch]\nurls = [{:?}]\n\n\
-             [sources.shop]\nkind = \"postgres\"\nprimary = {:?}\nreplicas = [{:?}]\ntopic_prefix = {NAMESPACE:?}\n{}",
+             [sources.shop]\nkind = \"postgres\"\nprimary = {:?}\nreplicas = [{:?}]\ntopic_prefix = {NAMESPACE:?}\n{}\n[worker]\n{}",
             options.rabbitmq,
             setup.elasticsearch,
             options.primary,
             options.replica,
-            setup.feed.map(Followed::toml).unwrap_or_default()
+            setup.feed.map(Followed::toml).unwrap_or_default(),
+            setup.worker
         );
         let pinion = Self { program, folder: folder.to_owned() };
         std::fs::write(pinion.config_file(), toml)?;
@@ -70,12 +71,18 @@ impl Pinion {
 
     /// `pinion apply`: makes queues and indexes.
     pub(crate) async fn apply(&self) -> Result<()> {
-        let output = self.command(&["apply"]).output().await.context("pinion apply")?;
+        self.run(&["apply"]).await.map(drop)
+    }
+
+    /// Runs a command to its end; what it printed.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let what = arguments.join(" ");
+        let output = self.command(arguments).output().await.with_context(|| format!("pinion {what}"))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8(output.stdout)?);
         }
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        bail!("pinion apply failed ({}): {}", output.status, said.trim());
+        bail!("pinion {what} failed ({}): {}", output.status, said.trim());
     }
 
     /// Starts `count` processes of `pinion work`; returns once their admin ports are known.
@@ -97,7 +104,8 @@ impl Pinion {
         Ok(workers)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command of the program.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.config_file()).args(["--log", "info"]).args(arguments).kill_on_drop(true);
         command
@@ -113,6 +121,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) jobs: usize,
     /// About the size of the documents, where they are not the job's own.
     pub(crate) document_bytes: Option<usize>,
+    /// Lines of `[worker]`, where they are not the defaults.
+    pub(crate) worker: &'a str,
     /// The change feed to follow.
     pub(crate) feed: Option<&'a Followed<'a>>,
 }
@@ -120,7 +130,7 @@ pub(crate) struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// One job, no change feed.
     pub(crate) fn new(elasticsearch: &'a str) -> Self {
-        Self { elasticsearch, jobs: 1, document_bytes: None, feed: None }
+        Self { elasticsearch, jobs: 1, document_bytes: None, worker: "", feed: None }
     }
 }
 

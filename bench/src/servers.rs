@@ -1,7 +1,9 @@
 //! The services themselves: versions, counts, and the removal of everything that a run makes.
 
 use anyhow::{Context as _, Result, ensure};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
 use reqwest::Method;
@@ -192,6 +194,13 @@ impl Rabbitmq {
         let (connection, channel) = self.open().await?;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.into(), durable, FieldTable::default()).await?;
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// Removes a queue, if it is there, with its messages.
+    pub(crate) async fn delete(&self, queue: &str) -> Result<()> {
+        let (connection, channel) = self.open().await?;
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
         Ok(connection.close(200, "done".into()).await?)
     }
 

@@ -92,8 +92,10 @@ fn taken(body: &[u8]) -> String {
 async fn hand_on(behind: &Behind, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Result<Response> {
     let url = format!("{}{uri}", behind.elasticsearch);
     let mut request = behind.http.request(method, url).body(body);
-    if let Some(kind) = headers.get("content-type") {
-        request = request.header("content-type", kind);
+    for name in ["accept", "content-type"] {
+        if let Some(value) = headers.get(name) {
+            request = request.header(name, value);
+        }
     }
     let answer = request.send().await?;
     let mut response = Response::builder().status(answer.status());

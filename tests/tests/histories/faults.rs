@@ -348,7 +348,8 @@ impl Faults<'_> {
         sleep(killed_after).await;
         command.kill().await?;
         let rebuilt = async || {
-            eventually("an index to be rebuilt", OPERATOR_TIMEOUT, async || {
+            // Once nothing breaks any more it comes to an end, at the latest.
+            eventually("an index to be rebuilt", self.plan.duration + OPERATOR_TIMEOUT, async || {
                 let output = self.pinion.command(&["rebuild", job]).await?;
                 // One of the documents is refused by both indexes.
                 if output.stderr.contains("can't be built") {

@@ -21,12 +21,16 @@ const PAUSE: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(10);
 /// Documents that are asked for by their ids at a time.
 const ASKED: i64 = 40;
+/// How a document was seen that a search gave.
+const SEARCHED: &str = "searched";
 
 /// What a reader has seen of a document.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Seen {
     version: u64,
     is_there: bool,
+    /// Where it was found.
+    index: String,
 }
 
 /// By job and id.
@@ -64,7 +68,7 @@ impl<'a> Readers<'a> {
                 drop(marks);
                 let mut marks = self.by_search.lock().await;
                 if let Ok(answer) = self.search(job).await {
-                    self.look(job, &mut marks, answer["hits"]["hits"].as_array(), "searched");
+                    self.look(job, &mut marks, answer["hits"]["hits"].as_array(), SEARCHED);
                 }
                 drop(marks);
                 sleep(PAUSE).await;
@@ -129,7 +133,10 @@ impl<'a> Readers<'a> {
                 continue;
             }
             let Some(version) = document["_version"].as_u64() else { continue };
-            if let Some(seen) = marks.get(&key) {
+            let index = document["_index"].as_str().unwrap_or_default();
+            // Each index shows to a search what was there when it was last refreshed: where the alias has moved, that may be less.
+            let is_elsewhere = how == SEARCHED && marks.get(&key).is_some_and(|seen| seen.index != index);
+            if let Some(seen) = marks.get(&key).filter(|_| !is_elsewhere) {
                 let came_back = !seen.is_there && version <= seen.version;
                 if version < seen.version || came_back {
                     let text = format!("{how}: version {version} after {seen:?}");
@@ -141,7 +148,7 @@ impl<'a> Readers<'a> {
                     self.record.note([(job, id)], format!("{how}: version {version}"));
                 }
             }
-            marks.insert(key, Seen { version, is_there: true });
+            marks.insert(key, Seen { version, is_there: true, index: index.to_owned() });
         }
     }
 }

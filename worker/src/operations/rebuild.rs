@@ -18,7 +18,7 @@ use super::heartbeat::heartbeats;
 use super::indexes::{self, IndexWanted};
 use super::pause::operator;
 use super::plan::Sign;
-use super::state::unusable;
+use super::state::{insist, unusable};
 use super::verify::{self, Verified, VerifyOptions, verify};
 use super::work::Walked;
 use super::{Context, host};
@@ -266,7 +266,7 @@ async fn workers(context: &Context, job: &str) -> anyhow::Result<Vec<Running>> {
     // One that has just begun or ended is seen, too.
     let index = context.state_index(StateIndex::Workers);
     request(context, Method::Post, &format!("/{index}/_refresh"), None).await?;
-    let alive = heartbeats(context).await?.into_iter().filter(|worker| worker.is_alive(now));
+    let alive = insist(async || heartbeats(context).await).await?.into_iter().filter(|worker| worker.is_alive(now));
     let running = alive.filter_map(|worker| {
         let beat = worker.job(job).filter(|beat| !matches!(beat.state, JobState::Stopped))?;
         Some(Running { definition: beat.definition.clone(), name: worker.worker.clone() })
@@ -277,7 +277,8 @@ async fn workers(context: &Context, job: &str) -> anyhow::Result<Vec<Running>> {
 /// The index behind the job's alias, with what there is of it.
 async fn behind(context: &Context, definition: &JobDefinition) -> anyhow::Result<(String, Value)> {
     let alias = &definition.index;
-    let live = indexes::live(&context.elasticsearch, alias).await.map_err(|fault| unusable(alias, fault))?;
+    let ask = async || indexes::live(&context.elasticsearch, alias).await.map_err(|fault| unusable(alias, fault));
+    let live = insist(ask).await?;
     ensure!(!live.is_empty(), "the alias {alias} is missing: run `pinion apply`");
     let writes = |index: &Value| live.len() == 1 || index["aliases"][alias]["is_write_index"] == json!(true);
     let found = live.iter().find(|(name, index)| *name != alias && writes(index));
@@ -313,8 +314,9 @@ async fn begin(context: &Context, definition: &JobDefinition, options: &RebuildO
 /// What is kept, with what it takes to replace it.
 async fn kept(context: &Context, job: &str) -> anyhow::Result<Option<(Kept, (u64, u64))>> {
     let index = context.state_index(StateIndex::Jobs);
-    let state = context.elasticsearch.state(&index, &Kept::document(job)).await;
-    let Some(state) = state.map_err(|fault| unusable(&index, fault))? else { return Ok(None) };
+    let document = Kept::document(job);
+    let ask = async || context.elasticsearch.state(&index, &document).await.map_err(|fault| unusable(&index, fault));
+    let Some(state) = insist(ask).await? else { return Ok(None) };
     let kept =
         serde_json::from_value(state.source).with_context(|| format!("the rebuild of {job}, kept in {index}"))?;
     Ok(Some((kept, state.seq_no)))
@@ -357,8 +359,12 @@ async fn move_alias(context: &Context, alias: &str, from: &str, to: &str) -> any
 }
 
 async fn request(context: &Context, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-    let asked = context.elasticsearch.request(method, path, body).await;
-    asked.and_then(Answer::success).map_err(|fault| anyhow::anyhow!("{path}: {fault}"))
+    // All of them may be made twice.
+    insist(async || {
+        let asked = context.elasticsearch.request(method, path, body).await;
+        asked.and_then(Answer::success).with_context(|| path.to_owned())
+    })
+    .await
 }
 
 /// A rebuild under way.
@@ -440,7 +446,8 @@ impl Run<'_> {
         let queues = Rabbitmq::new(&self.context.config, "pinion rebuild".into());
         let queue = self.context.config.names.low_queue(&self.definition.name);
         loop {
-            let waiting = queues.waiting(&queue).await.with_context(|| format!("queue {queue}"))?;
+            let ask = async || queues.waiting(&queue).await.with_context(|| format!("queue {queue}"));
+            let waiting = insist(ask).await?;
             self.still_whole().await?;
             if waiting == 0 {
                 return Ok(());

@@ -1,5 +1,7 @@
 //! Pinion's own indexes, as operators' commands read and write them.
 
+use std::time::{Duration, Instant};
+
 use anyhow::anyhow;
 use bytes::Bytes;
 use pinion_schemas::StateIndex;
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::elasticsearch::{Answer, Elasticsearch, Method, segment};
 use crate::error::Fault;
+use crate::retry::Backoff;
 
 /// More documents than this are not read at once.
 const HITS_MAX: usize = 1000;
@@ -122,11 +125,43 @@ fn missing(index: &str) -> anyhow::Error {
     anyhow!("the index {index} is missing: run `pinion apply`")
 }
 
+/// A fault that may pass, as it is told to an operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Outage(String);
+
+/// For so long a command tries again what a server does not answer.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
+
+/// Tries again for a minute, with growing pauses, while a server is away or busy: a long command outlives a short outage.
+pub(super) async fn insist<T>(mut attempt: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let began = Instant::now();
+    let mut backoff = Backoff::for_server();
+    loop {
+        match attempt().await {
+            Err(error) if began.elapsed() < OUTAGE_MAX && may_pass(&error) => {
+                tracing::debug!("again: {error:#}");
+                backoff.wait().await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Outage>() || matches!(cause.downcast_ref(), Some(Fault::Away { .. } | Fault::Again { .. }))
+    })
+}
+
 /// What a fault means to an operator.
 pub(super) fn unusable(index: &str, fault: Fault) -> anyhow::Error {
     match fault {
         Fault::Job(reason) if reason.starts_with("index_not_found_exception") => missing(index),
-        Fault::Away { .. } => anyhow!("{fault}; does it run, and is [elasticsearch] in the configuration right?"),
+        Fault::Away { .. } => {
+            Outage(format!("{fault}; does it run, and is [elasticsearch] in the configuration right?")).into()
+        }
+        Fault::Again { .. } => Outage(format!("index {index}: {fault}")).into(),
         fault => anyhow!("index {index}: {fault}"),
     }
 }

@@ -18,7 +18,7 @@ use super::diff::{Counted, Example, count};
 use super::difference::{Difference, differences};
 use super::documents::{SourceDocument, Sourced, indexed, sourced};
 use super::enqueue::{EnqueueOptions, Ids, enqueue};
-use super::state::{State, unusable};
+use super::state::{State, insist, unusable};
 use crate::clock::now_ms;
 use crate::elasticsearch::Walk;
 use crate::ports::Keys;
@@ -148,7 +148,8 @@ pub async fn verify(
     );
     let other = options.index.clone().map(|index| JobDefinition { index, ..definition.clone() });
     let definition = other.as_ref().unwrap_or(definition);
-    let keys = context.source(definition)?.keys(definition, None).await.with_context(|| format!("job {job}"))?;
+    let source = context.source(definition)?;
+    let keys = insist(async || source.keys(definition, None).await.with_context(|| format!("job {job}"))).await?;
     tell(Event::Expected(keys.estimate()));
     let mut run = Run {
         look: Look { context, job: definition, full: options.full },
@@ -245,14 +246,16 @@ impl Run<'_> {
     /// Walks over the source's keys, then over the index's.
     async fn all(&mut self, mut keys: Box<dyn Keys + '_>) -> anyhow::Result<()> {
         loop {
-            let page = keys.page().await?;
+            let page = insist(async || Ok(keys.page().await?)).await?;
             if page.is_empty() {
                 break;
             }
             let look = self.look;
             let together = if look.full { DOCUMENTS } else { CHUNK };
             let chunks: Vec<Vec<Id>> = self.sampled(page).chunks(together).map(<[Id]>::to_vec).collect();
-            let mut looked = stream::iter(chunks).map(|ids| look.at_a_glance(ids)).buffer_unordered(CHUNKS_AT_A_TIME);
+            let mut looked = stream::iter(chunks)
+                .map(|ids| insist(async move || look.at_a_glance(ids.clone()).await))
+                .buffer_unordered(CHUNKS_AT_A_TIME);
             while let Some(chunk) = looked.next().await {
                 let (count, doubtful) = chunk?;
                 self.found.source_ids += count;
@@ -264,10 +267,12 @@ impl Run<'_> {
         }
         let (context, job) = (self.look.context, self.look.job);
         let unusable = |fault| unusable(&job.index, fault);
-        let mut walk = Walk::begin(&context.elasticsearch, &job.index, job.key, CHUNK).await.map_err(unusable)?;
-        while let Some(ids) = walk.next().await.map_err(unusable)? {
+        let begin = async || Walk::begin(&context.elasticsearch, &job.index, job.key, CHUNK).await.map_err(unusable);
+        let mut walk = insist(begin).await?;
+        while let Some(ids) = insist(async || walk.next().await.map_err(unusable)).await? {
             let ids = self.sampled(ids);
-            let present: std::collections::HashSet<Id> = keys.present(&ids).await?.into_iter().collect();
+            let present = insist(async || Ok(keys.present(&ids).await?)).await?;
+            let present: std::collections::HashSet<Id> = present.into_iter().collect();
             let count = ids.len() as u64;
             self.found.index_ids += count;
             self.took(count, ids.into_iter().filter(|id| !present.contains(id)).collect()).await?;
@@ -307,8 +312,9 @@ impl Run<'_> {
     /// Looks again at the suspects whose time has come.
     async fn look_again(&mut self) -> anyhow::Result<()> {
         while let Some(due) = self.suspects.due(DOCUMENTS) {
-            let ids = due.iter().map(|suspect| suspect.id.clone()).collect();
-            for (suspect, seen) in due.into_iter().zip(self.look.closely(ids).await?) {
+            let ids: Vec<Id> = due.iter().map(|suspect| suspect.id.clone()).collect();
+            let look = self.look;
+            for (suspect, seen) in due.into_iter().zip(insist(async || look.closely(ids.clone()).await).await?) {
                 self.judge(suspect, seen);
             }
         }

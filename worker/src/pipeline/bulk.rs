@@ -72,7 +72,7 @@ async fn send_all(
     };
     let actions = built.beside.as_ref().unwrap_or(&built.first).actions.len();
     let other = Request { index: &target.index, body: beside.clone(), actions };
-    let others = answer(job, other).await;
+    let others = answer(job, other).await.and_then(all_taken);
     if others.is_err() {
         place.done(Signal::Pushback);
         return Ok((Vec::new(), others?));
@@ -113,6 +113,15 @@ async fn answer(job: &Job, request: Request<'_>) -> BulkAnswer {
     let answer = job.index.bulk(index, body, actions).await;
     job.meters.bulk_seconds.observe(sent_at.elapsed().as_secs_f64());
     answer
+}
+
+/// What the index beside is too busy for, the alias does not get before it.
+fn all_taken(items: Vec<BulkItem>) -> BulkAnswer {
+    let busy = items.iter().find(|item| item.status == 429 || item.status >= 500);
+    match busy.and_then(|item| item.error.as_ref()) {
+        Some(error) => Err(Fault::Again { service: Service::Elasticsearch, reason: error.reason.clone() }),
+        None => Ok(items),
+    }
 }
 
 fn is_pushback(answer: &BulkAnswer) -> bool {

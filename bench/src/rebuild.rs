@@ -1,0 +1,157 @@
+//! `pinion rebuild` and `pinion verify` of the index that is there, first with nothing else to do, then under live writes.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use crate::Bench;
+use crate::cpu::CpuSeconds;
+use crate::latency::Sender;
+use crate::metrics::Histogram;
+use crate::pinion::{INDEX, JOB, Workers};
+
+const END_TO_END: &str = "pinion_end_to_end_seconds";
+/// Changes a second while the index is rebuilt under live writes.
+const LIVE_RATE: u32 = 500;
+/// How long the same is measured before, with nothing else to do.
+const BEFORE: Duration = Duration::from_secs(20);
+/// How often it is looked whether a live change is settled.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// An index that was rebuilt.
+pub(crate) struct Rebuilt {
+    /// Ids that were loaded.
+    pub(crate) ids: f64,
+    /// Of the loading: from the first look at it until nothing waited in the low lane.
+    pub(crate) load_seconds: f64,
+    /// Of services and workers meanwhile.
+    pub(crate) cpu: CpuSeconds,
+    /// From the command's beginning until the alias had moved.
+    pub(crate) seconds: f64,
+}
+
+/// An index that was compared with its source.
+pub(crate) struct Verified {
+    /// Rows and documents, both counted.
+    pub(crate) looked: f64,
+    pub(crate) seconds: f64,
+    pub(crate) cpu: CpuSeconds,
+    /// Which the command itself did.
+    pub(crate) own_cpu_seconds: f64,
+}
+
+/// All of it.
+pub(crate) struct RebuildRun {
+    /// With nothing else to do.
+    pub(crate) quiet: Rebuilt,
+    /// By ids, and value by value.
+    pub(crate) verified: [Verified; 2],
+    /// Under live writes.
+    pub(crate) live: Rebuilt,
+    /// Of the live writes, in seconds: before, and while the index was rebuilt.
+    pub(crate) end_to_end: [Histogram; 2],
+}
+
+/// Rebuilds the index, which holds all orders, and verifies it.
+pub(crate) async fn run(bench: &Bench<'_>) -> Result<RebuildRun> {
+    bench.filled_index().await?;
+    let workers = bench.pinion.work(1).await?;
+    eprintln!("rebuild, with nothing else to do");
+    let quiet = rebuilt(bench, &workers).await?;
+    let mut verified = Vec::new();
+    for more in [&[][..], &["--full"]] {
+        eprintln!("verify {}", more.join(" "));
+        verified.push(verify(bench, &workers, more).await?);
+    }
+    eprintln!("rebuild, under {LIVE_RATE} changes a second");
+    let sender = Sender::new(bench, LIVE_RATE).await?;
+    let sent = sender.send(0, BEFORE).await?;
+    let first = settled(&workers, sent).await?;
+    let sent = sent + sender.send(sent, BEFORE).await?;
+    let second = settled(&workers, sent).await?;
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let live = async {
+        let rebuilt = rebuilt(bench, &workers).await;
+        end.send_replace(true);
+        rebuilt
+    };
+    let send = async {
+        let mut more = 0;
+        while !*ended.borrow() {
+            more += sender.send(sent + more, Duration::from_secs(1)).await?;
+        }
+        anyhow::Ok(more)
+    };
+    let (live, more) = tokio::try_join!(live, send)?;
+    let third = settled(&workers, sent + more).await?;
+    workers.end().await?;
+    let verified = <[Verified; 2]>::try_from(verified).ok().context("two verifications")?;
+    Ok(RebuildRun { quiet, verified, live, end_to_end: [second.since(&first), third.since(&second)] })
+}
+
+/// The histogram of live jobs once so many are settled.
+async fn settled(workers: &Workers, jobs: usize) -> Result<Histogram> {
+    loop {
+        let metrics = workers.metrics().await?;
+        match metrics.histogram(END_TO_END) {
+            Ok(histogram) if histogram.count >= jobs as f64 => return Ok(histogram),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+/// Calls the command, and looks at the CPU when its loading begins and ends.
+async fn rebuilt(bench: &Bench<'_>, workers: &Workers) -> Result<Rebuilt> {
+    let mut command = bench.pinion.command(&["rebuild", JOB, "--json"]);
+    let began = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
+    let (mut loading, mut loaded, mut result) = (None, None, None);
+    while let Some(line) = lines.next_line().await? {
+        let told: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+        if !told["rebuilt"].is_null() {
+            result = Some(told["rebuilt"].clone());
+        } else if told["now"] == "loading" {
+            loading = loading.or(Some(bench.services.read(&workers.pids())?));
+        } else if loading.is_some() && loaded.is_none() {
+            loaded = Some(bench.services.read(&workers.pids())?);
+        }
+    }
+    let status = child.wait().await?;
+    let (Some(result), Some(loading), Some(loaded)) = (result, loading, loaded) else {
+        bail!("pinion rebuild ended with {status}{}", workers.last_words());
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    bench.pinion.run(&["rebuild", JOB, "--finish"]).await?;
+    let number = |name: &str| result[name].as_f64().with_context(|| format!("{name} in {result}"));
+    Ok(Rebuilt { ids: number("ids")?, load_seconds: number("load_seconds")?, cpu: loaded - loading, seconds })
+}
+
+async fn verify(bench: &Bench<'_>, workers: &Workers, more: &[&str]) -> Result<Verified> {
+    let before = bench.services.read(&workers.pids())?;
+    let arguments: Vec<&str> = ["verify", JOB, "--json"].iter().chain(more).copied().collect();
+    let output = bench.pinion.run(&arguments).await?;
+    let cpu = bench.services.read(&workers.pids())? - before;
+    let told: Value = serde_json::from_str(&output).with_context(|| output.clone())?;
+    let number = |name: &str| told[name].as_f64().with_context(|| format!("{name} in {told}"));
+    Ok(Verified {
+        looked: number("source_ids")? + number("index_ids")?,
+        seconds: number("seconds")?,
+        // The command runs by itself: what nobody else has done is its own.
+        own_cpu_seconds: cpu.others(),
+        cpu,
+    })
+}
+
+impl Bench<'_> {
+    /// The index with all orders in it.
+    async fn filled_index(&self) -> Result<()> {
+        if self.servers.elasticsearch.count(INDEX).await.unwrap_or_default() != self.ids.len() as u64 {
+            crate::whole_way::run(self, &self.ids, crate::IDS_PER_MESSAGE).await?;
+        }
+        Ok(())
+    }
+}
