@@ -109,6 +109,8 @@ struct Known {
     rebuild: Option<Rebuild>,
     /// When the last look began; `None` where nobody looks, and nothing changes.
     looked_at: Option<Instant>,
+    /// Why the last look has found nothing out.
+    trouble: Option<String>,
     /// The index beside, and why it can't be written to, until everybody knows.
     failure: Option<(String, String)>,
 }
@@ -118,7 +120,7 @@ impl Lease {
     pub fn new(definition: &JobDefinition) -> Self {
         let own = Target { index: definition.index.clone(), definition: Arc::new(definition.clone()) };
         let targets = Arc::new(Targets { alias: own.clone(), beside: None });
-        Self { own, known: Mutex::new(Known { targets, rebuild: None, looked_at: None, failure: None }) }
+        Self { own, known: Mutex::new(Known { targets, rebuild: None, looked_at: None, trouble: None, failure: None }) }
     }
 
     /// From now on the targets have to be looked up: until they were, nothing is sent.
@@ -131,6 +133,7 @@ impl Lease {
     pub fn renew(&self, looked_at: Instant, rebuild: Option<Rebuild>) {
         let mut known = self.lock();
         known.looked_at = Some(looked_at);
+        known.trouble = None;
         if known.rebuild == rebuild {
             return;
         }
@@ -145,6 +148,11 @@ impl Lease {
             Err(reason) => known.failure = beside.map(|beside| (beside.to_owned(), reason)),
         }
         known.rebuild = rebuild;
+    }
+
+    /// Takes note of why a look has found nothing out.
+    pub fn keep_trouble(&self, reason: &str) {
+        self.lock().trouble = Some(reason.to_owned());
     }
 
     fn targets(&self, rebuild: Option<&Rebuild>) -> Result<Targets, String> {
@@ -220,7 +228,9 @@ impl Known {
     fn check(&self) -> Result<(), Fault> {
         match self.looked_at {
             Some(looked_at) if looked_at.elapsed() > LEASE => {
-                Err(again("which indexes the job writes to could not be looked up for some seconds"))
+                let trouble = self.trouble.as_deref().unwrap_or("no answer yet");
+                let reason = format!("which indexes the job writes to can't be looked up: {trouble}");
+                Err(Fault::Away { service: Service::Elasticsearch, reason })
             }
             _ => Ok(()),
         }

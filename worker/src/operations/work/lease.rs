@@ -59,10 +59,15 @@ impl Leases {
     }
 
     async fn look_in_time(&self) {
-        match tokio::time::timeout(PATIENCE.min(LEASE), self.look()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => tracing::debug!(%fault, "which indexes the jobs write to is not known"),
-            Err(_) => tracing::debug!("which indexes the jobs write to is not known: no answer"),
+        let trouble = match tokio::time::timeout(PATIENCE.min(LEASE), self.look()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(Fault::Away { reason, .. })) => reason,
+            Ok(Err(fault)) => fault.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::debug!(trouble, "which indexes the jobs write to is not known");
+        for job in &self.jobs {
+            job.lease.keep_trouble(&trouble);
         }
     }
 
@@ -77,6 +82,7 @@ impl Leases {
             // Without the index there is no rebuild. Another error says nothing.
             let is_missing = found.error["type"] == "index_not_found_exception";
             if !found.error.is_null() && !is_missing {
+                job.lease.keep_trouble(found.error["reason"].as_str().unwrap_or_default());
                 continue;
             }
             let kept = found.found.then(|| serde_json::from_value::<Kept>(found.source));
@@ -84,6 +90,7 @@ impl Leases {
                 Ok(kept) => job.lease.renew(looked_at, kept.map(|kept| kept.rebuild)),
                 Err(error) => {
                     tracing::error!(job = job.name(), %error, "the state of the rebuild can't be read: another version?");
+                    job.lease.keep_trouble(&format!("the state of the rebuild can't be read: {error}"));
                     continue;
                 }
             }
