@@ -32,6 +32,8 @@ use crate::status::JobState;
 
 /// How often it is looked how far the workers are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So long a worker is waited for.
+const WORKERS_WITHIN: Duration = Duration::from_secs(10);
 /// What is missing after the loading is enqueued, and looked for again, so often.
 const CHECKS_MAX: usize = 3;
 /// Whole documents that are compared where not all are.
@@ -164,10 +166,15 @@ pub async fn rebuild(
     tell: &(dyn Fn(Event) + Sync),
 ) -> anyhow::Result<Rebuilt> {
     let definition = definition(context, job)?;
-    ensure!(
-        !workers(context, job).await?.is_empty(),
-        "no worker runs the job {job}, and workers load the new index: start some"
-    );
+    let began = Instant::now();
+    // One that has just begun tells of itself within seconds.
+    while workers(context, job).await?.is_empty() {
+        ensure!(
+            began.elapsed() < WORKERS_WITHIN,
+            "no worker runs the job {job}, and workers load the new index: start some"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     let mut rebuild = match kept(context, job).await? {
         Some((kept, _)) => kept.rebuild,
         None => begin(context, definition, options).await?,
