@@ -123,7 +123,7 @@ async fn an_index_is_rebuilt_under_live_writes_whatever_ends() -> Result<()> {
     let end = AtomicBool::new(false);
     let live = shop.live(orders, &end);
     let rebuilding = async {
-        let rate = (orders / 4).to_string();
+        let rate = (orders / 8).to_string();
         let mut command = shop.pinion.start(&["rebuild", "orders", "--ids-per-second", &rate])?;
         let loading = eventually("the loading to be in the middle", TIMEOUT, async || {
             let kept = shop.kept("rebuild-walk:orders").await?.unwrap_or_default();
