@@ -19,7 +19,7 @@ const INDEX: &str = "bench-peer";
 const QUEUE: &str = "bench-peer";
 /// All queues that peers have in RabbitMQ, Celery's being named in its tasks.py.
 const QUEUES: [&str; 2] = [QUEUE, "bench-celery"];
-/// How often their progress is looked at: each look costs Elasticsearch about 2 ms of CPU, which is counted.
+/// How often their progress is looked at: each look costs Elasticsearch some CPU, which is counted.
 const LOOK: Duration = Duration::from_millis(200);
 /// Without any progress for so long it is given up.
 const PATIENCE: Duration = Duration::from_secs(120);

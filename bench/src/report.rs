@@ -1,16 +1,19 @@
 //! The report: every figure with its spread over the runs, and its goal where it has one.
 
+mod once;
+
 use std::fmt::Write as _;
 
+use self::once::{curve_table, growth_table, rebuild_table};
 use crate::cpu::CpuSeconds;
 use crate::feed::FeedRun;
-use crate::growth::{Growth, GrowthRun};
+use crate::growth::Growth;
 use crate::latency::LatencyRun;
 use crate::metrics::{Histogram, Stages};
 use crate::peers::{Peer, PeerRun};
 use crate::plot::{self, Bar};
 use crate::raw::{CONNECTIONS, RawRun};
-use crate::rebuild::{RebuildRun, Rebuilt, Verified};
+use crate::rebuild::RebuildRun;
 use crate::table::{Goal, Table, median_of};
 use crate::tuning::Curve;
 use crate::whole_way::WholeWayRun;
@@ -33,9 +36,6 @@ const P50_MAX: f64 = 15.0;
 const P99_MAX: f64 = 100.0;
 /// How much the low lane may raise the live one's p99.
 const LANES_MAX: f64 = 2.0;
-
-/// Ids a second that a verification by ids looks at.
-const VERIFIED_MIN: f64 = 50_000.0;
 
 /// Of the queue path's rate for the same ids.
 const FEED_TO_QUEUE_MIN: f64 = 0.60;
@@ -277,65 +277,6 @@ fn service_rows(table: &mut Table, surroundings: &Surroundings, runs: &[Measured
 
 fn others_of(surroundings: &Surroundings, run: &Measured<'_>) -> f64 {
     others(surroundings, &run.way.cpu, run.way.seconds)
-}
-
-fn curve_table(curve: &Curve) -> Table {
-    let mut table = Table::new(&[
-        "value",
-        "documents/s",
-        "worker's CPU, µs a document",
-        "RabbitMQ's CPU, s per 100,000",
-        "worker's peak memory, MiB",
-    ]);
-    for point in &curve.points {
-        let mebibytes = point.memory_peak_bytes as f64 / MEBIBYTE;
-        let figures =
-            [point.documents_per_second, point.worker_cpu_a_document, point.rabbitmq_cpu_per_100_000, mebibytes];
-        table.line(&point.value.to_string(), &figures);
-    }
-    table
-}
-
-/// One measurement a row, so lowest, median and highest are the same.
-fn rebuild_table(surroundings: &Surroundings, run: &RebuildRun) -> Table {
-    let RebuildRun { quiet, verified: [by_ids, full], live, end_to_end: [before, during] } = run;
-    let rate = |rebuilt: &Rebuilt| rebuilt.ids / rebuilt.load_seconds;
-    let allowed = surroundings.cores as f64 * quiet.ids / quiet.cpu.services();
-    let p99 = |histogram: &Histogram| histogram.quantile(0.99).map_or(f64::NAN, |found| found.value * 1000.0);
-    let of_machine =
-        |seconds: f64, verified: &Verified| 100.0 * seconds / (verified.seconds * surroundings.cores as f64);
-    let mut table = Table::default();
-    let mut row = |figure: &str, value: f64, goal: Option<Goal>| table.row(figure, &[value], goal);
-    row("loaded with nothing else to do, documents/s", rate(quiet), None);
-    row("what the services' CPU alone would allow, documents/s", allowed, None);
-    row("of that", rate(quiet) / allowed, Some(Goal::AtLeast(ALLOWED_MIN)));
-    row("worker's CPU, µs a document", quiet.cpu.workers * 1e6 / quiet.ids, None);
-    row("from the command until the alias has moved, s", quiet.seconds, None);
-    row("loaded under live writes, documents/s", rate(live), None);
-    row("p99 of live jobs before, ms", p99(before), None);
-    row("p99 of live jobs meanwhile, ms", p99(during), None);
-    row("p99 meanwhile, times that before", p99(during) / p99(before), Some(Goal::AtMost(LANES_MAX)));
-    row("verified by ids, rows and documents/s", by_ids.looked / by_ids.seconds, Some(Goal::AtLeast(VERIFIED_MIN)));
-    row("of the machine meanwhile: Elasticsearch, %", of_machine(by_ids.cpu.elasticsearch, by_ids), None);
-    row("PostgreSQL, %", of_machine(by_ids.cpu.primary + by_ids.cpu.replica, by_ids), None);
-    row("the command and all else, %", of_machine(by_ids.own_cpu_seconds, by_ids), None);
-    row("verified value by value, rows and documents/s", full.looked / full.seconds, None);
-    table
-}
-
-fn growth_table(growth: &Growth) -> Table {
-    let mut table = Table::new(&[
-        "case",
-        "documents timed",
-        "documents/s",
-        "CPU of the workers, µs a document",
-        "peak memory of one, MiB",
-    ]);
-    for GrowthRun { label, documents, documents_per_second, worker_cpu_a_document, memory_peak_bytes } in &growth.runs {
-        let mebibytes = *memory_peak_bytes as f64 / MEBIBYTE;
-        table.line(label, &[*documents, *documents_per_second, *worker_cpu_a_document, mebibytes]);
-    }
-    table
 }
 
 /// A peer, with Pinion's whole way with one id a message for comparison: each as a part of the raw passes beside it, since speeds differ

@@ -33,7 +33,7 @@ Examples:
 The new index is made from the job's folder as it is here: its mapping.json, and documents by its document.sql. Workers load it
 and go on with live writes to both, each by its own query. Call this with the new files first, give them to the workers before
 --finish. Whatever ends in the middle, this command or a worker: call it again and it goes on. Needs workers that run.
-The exit code is 0 if the alias has moved.")]
+The exit code is 0 if what was asked for is done; without another word that is the alias, which has moved then.")]
 pub(crate) struct RebuildCommand {
     /// The jobs.
     #[arg(value_name = "JOB", required = true)]
@@ -107,10 +107,7 @@ impl RebuildCommand {
             );
             return say(json, job, &text);
         }
-        if let Some(None) = rate {
-            adjust(context, job, None, rate).await?;
-        }
-        let options = RebuildOptions { full: self.full, ids_per_s_max: rate.flatten() };
+        let options = RebuildOptions { full: self.full, ids_per_s_max: rate };
         let shown = Shown::new(job, json, self.jobs.len() == 1);
         let rebuilt = rebuild(context, job, &options, &|event| shown.event(event)).await;
         shown.bar.finish_and_clear();

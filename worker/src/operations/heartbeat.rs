@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Context;
-use super::state::State;
+use super::state::{State, insist};
+use crate::clock::now_ms;
+use crate::elasticsearch::Method;
 use crate::status::JobState;
 
 /// A worker that told nothing for so long is not counted on: twice its heartbeat's interval, and some.
@@ -68,4 +70,19 @@ pub async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
     let mut heartbeats: Vec<Heartbeat> = State::of(context, StateIndex::Workers).all(json!({"match_all": {}})).await?;
     heartbeats.sort_by(|left, right| left.worker.cmp(&right.worker));
     Ok(heartbeats)
+}
+
+/// The workers that live and run `job`, those that have just begun included, and without those that have just ended.
+///
+/// # Errors
+/// Elasticsearch is away for long, or the index is missing.
+pub(super) async fn running(context: &Context, job: &str) -> anyhow::Result<Vec<Heartbeat>> {
+    let now = now_ms();
+    let seen = async || {
+        State::of(context, StateIndex::Workers).request(Method::Post, "/_refresh", None).await?;
+        heartbeats(context).await
+    };
+    let runs = |beat: &JobBeat| !matches!(beat.state, JobState::Stopped);
+    let alive = insist(seen).await?.into_iter().filter(|worker| worker.is_alive(now));
+    Ok(alive.filter(|worker| worker.job(job).is_some_and(runs)).collect())
 }

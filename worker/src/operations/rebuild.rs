@@ -5,30 +5,31 @@
 //! this is kept in Elasticsearch: whatever ends in the middle, the same command goes on.
 
 mod ends;
+mod kept;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use pinion_schemas::{From, JobDefinition, StateIndex};
-use serde::{Deserialize, Serialize};
+use pinion_schemas::{From, JobDefinition};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use self::ends::{cancel, finish, rollback};
-use super::heartbeat::heartbeats;
+pub use self::kept::Kept;
+use self::kept::{change, kept, put};
+use super::heartbeat::running;
 use super::indexes::{self, IndexWanted};
 use super::pause::operator;
 use super::plan::Sign;
 use super::state::{insist, unusable};
 use super::verify::{self, Verified, VerifyOptions, verify};
-use super::work::Walked;
+use super::work::walked;
 use super::{Context, host};
 use crate::clock::now_ms;
 use crate::elasticsearch::{Answer, Method};
-use crate::error::Fault;
 use crate::pipeline::source::rabbitmq::Rabbitmq;
 use crate::pipeline::targets::{LEASE, Phase, Rebuild};
-use crate::ports::{Index as _, Queues as _};
-use crate::status::JobState;
+use crate::ports::Queues as _;
 
 /// How often it is looked how far the workers are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -39,34 +40,13 @@ const CHECKS_MAX: usize = 3;
 /// Whole documents that are compared where not all are.
 const SAMPLED: f64 = 10_000.0;
 
-/// The document that tells of a job's rebuild.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// The job.
-    pub job: String,
-    /// Its rebuild.
-    pub rebuild: Rebuild,
-}
-
-impl Kept {
-    /// The document's id. No job is called so.
-    pub fn document(job: &str) -> String {
-        format!("rebuild:{job}")
-    }
-
-    /// The id of the document that tells how far the loading is.
-    pub fn walk_document(job: &str) -> String {
-        format!("rebuild-walk:{job}")
-    }
-}
-
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
 pub struct RebuildOptions {
     /// Whether all whole documents are compared before the alias moves, or which there are and some of them.
     pub full: bool,
-    /// Ids a second that are loaded at the most.
-    pub ids_per_s_max: Option<u32>,
+    /// Ids a second that are loaded at the most, where that is to be another number, or none.
+    pub ids_per_s_max: Option<Option<u32>>,
 }
 
 /// What happens meanwhile.
@@ -168,7 +148,7 @@ pub async fn rebuild(
     let definition = definition(context, job)?;
     let began = Instant::now();
     // One that has just begun tells of itself within seconds.
-    while workers(context, job).await?.is_empty() {
+    while running(context, job).await?.is_empty() {
         ensure!(
             began.elapsed() < WORKERS_WITHIN,
             "no worker runs the job {job}, and workers load the new index: start some"
@@ -180,7 +160,7 @@ pub async fn rebuild(
         None => begin(context, definition, options).await?,
     };
     if let Some(rate) = options.ids_per_s_max {
-        rebuild = adjust(context, job, None, Some(Some(rate))).await?;
+        rebuild = adjust(context, job, None, Some(rate)).await?;
     }
     let run = Run { context, definition, tell };
     if rebuild.phase == Phase::Making {
@@ -261,26 +241,6 @@ fn definition<'a>(context: &'a Context, job: &str) -> anyhow::Result<&'a JobDefi
     Ok(definition)
 }
 
-/// A worker that lives and runs the job.
-struct Running {
-    name: String,
-    /// What makes its documents, as a digest.
-    definition: Option<String>,
-}
-
-async fn workers(context: &Context, job: &str) -> anyhow::Result<Vec<Running>> {
-    let now = now_ms();
-    // One that has just begun or ended is seen, too.
-    let index = context.state_index(StateIndex::Workers);
-    request(context, Method::Post, &format!("/{index}/_refresh"), None).await?;
-    let alive = insist(async || heartbeats(context).await).await?.into_iter().filter(|worker| worker.is_alive(now));
-    let running = alive.filter_map(|worker| {
-        let beat = worker.job(job).filter(|beat| !matches!(beat.state, JobState::Stopped))?;
-        Some(Running { definition: beat.definition.clone(), name: worker.worker.clone() })
-    });
-    Ok(running.collect())
-}
-
 /// The index behind the job's alias, with what there is of it.
 async fn behind(context: &Context, definition: &JobDefinition) -> anyhow::Result<(String, Value)> {
     let alias = &definition.index;
@@ -308,7 +268,7 @@ async fn begin(context: &Context, definition: &JobDefinition, options: &RebuildO
         by: format!("{} on {}", operator(), host()),
         failed: None,
         paused: false,
-        ids_per_s_max: options.ids_per_s_max,
+        ids_per_s_max: options.ids_per_s_max.flatten(),
     };
     put(context, &Kept { job: definition.name.clone(), rebuild }, None)
         .await?
@@ -316,44 +276,6 @@ async fn begin(context: &Context, definition: &JobDefinition, options: &RebuildO
             format!("another rebuild of {} has just begun: call the command again to follow it", definition.name)
         })
         .map(|kept| kept.rebuild)
-}
-
-/// What is kept, with what it takes to replace it.
-async fn kept(context: &Context, job: &str) -> anyhow::Result<Option<(Kept, (u64, u64))>> {
-    let index = context.state_index(StateIndex::Jobs);
-    let document = Kept::document(job);
-    let ask = async || context.elasticsearch.state(&index, &document).await.map_err(|fault| unusable(&index, fault));
-    let Some(state) = insist(ask).await? else { return Ok(None) };
-    let kept =
-        serde_json::from_value(state.source).with_context(|| format!("the rebuild of {job}, kept in {index}"))?;
-    Ok(Some((kept, state.seq_no)))
-}
-
-/// Writes it; `None` if somebody else was faster.
-async fn put(context: &Context, kept: &Kept, expected: Option<(u64, u64)>) -> anyhow::Result<Option<Kept>> {
-    let index = context.state_index(StateIndex::Jobs);
-    let written = context.elasticsearch.put_state(&index, &Kept::document(&kept.job), &json!(kept), expected).await;
-    match written {
-        Ok(written) => Ok(written.then(|| kept.clone())),
-        // The index of an older version has no place for it.
-        Err(Fault::Documents(reason) | Fault::Job(reason)) => bail!("{index}: {reason}; run `pinion apply` first"),
-        Err(fault) => Err(unusable(&index, fault)),
-    }
-}
-
-/// Changes what is kept, whoever else does at the same time.
-async fn change(
-    context: &Context,
-    job: &str,
-    change: impl Fn(&mut Rebuild) -> anyhow::Result<()>,
-) -> anyhow::Result<Rebuild> {
-    loop {
-        let (mut kept, seq_no) = kept(context, job).await?.with_context(|| format!("there is no rebuild of {job}"))?;
-        change(&mut kept.rebuild)?;
-        if let Some(kept) = put(context, &kept, Some(seq_no)).await? {
-            return Ok(kept.rebuild);
-        }
-    }
 }
 
 /// Moves an alias from one index to another, in one step; done already is as good.
@@ -432,10 +354,9 @@ impl Run<'_> {
             let rebuild =
                 current(self.context, job).await?.with_context(|| format!("the rebuild of {job} was ended"))?;
             self.whole(&rebuild)?;
-            let walk =
-                Walked::of(self.context, &Kept::walk_document(job)).await?.filter(|walk| walk.started_at == since);
+            let walk = walked(self.context, &Kept::walk_document(job)).await?.filter(|walk| walk.started_at == since);
             if looks.is_multiple_of(10) {
-                alone = workers(self.context, job).await?.is_empty();
+                alone = running(self.context, job).await?.is_empty();
             }
             looks = looks.wrapping_add(1);
             let (ids, expected) = walk.as_ref().map(|walk| (walk.ids, walk.expected)).unwrap_or_default();

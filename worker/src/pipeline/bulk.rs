@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Failed;
 use super::build::Built;
 use super::job::Job;
+use super::verdict::{Verdict, verdict};
 use crate::error::{Fault, Service};
 use crate::limit::{BulkPlace as Place, Signal};
 use crate::planted::{Bug, planted};
@@ -117,9 +118,13 @@ async fn answer(job: &Job, request: Request<'_>) -> BulkAnswer {
 
 /// What the index beside is too busy for, the alias does not get before it.
 fn all_taken(items: Vec<BulkItem>) -> BulkAnswer {
-    let busy = items.iter().find(|item| item.status == 429 || item.status >= 500);
-    match busy.and_then(|item| item.error.as_ref()) {
-        Some(error) => Err(Fault::Again { service: Service::Elasticsearch, reason: error.reason.clone() }),
+    let busy = items.iter().filter(|item| item.error.is_some()).find_map(|item| match verdict(item, false) {
+        Verdict::Again(reason) => Some(reason),
+        Verdict::Failed(error) => Some(error.reason),
+        _ => None,
+    });
+    match busy {
+        Some(reason) => Err(Fault::Again { service: Service::Elasticsearch, reason }),
         None => Ok(items),
     }
 }

@@ -3,9 +3,11 @@
 use anyhow::{Context as _, ensure};
 use pinion_schemas::StateIndex;
 
-use super::{Kept, behind, change, definition, kept, move_alias, request, workers};
+use super::kept::{Kept, change, kept};
+use super::{behind, definition, move_alias, request};
 use crate::elasticsearch::{Method, segment};
 use crate::operations::Context;
+use crate::operations::heartbeat::{Heartbeat, running};
 use crate::pipeline::targets::{LEASE, Phase, Rebuild};
 
 /// Gives the alias back to the old index, which has had all writes meanwhile. The new one is written to as before, so that the
@@ -39,8 +41,9 @@ pub async fn finish(context: &Context, job: &str) -> anyhow::Result<String> {
     let definition = definition(context, job)?;
     let (_, index) = behind(context, definition).await?;
     let made_by = index["mappings"]["_meta"]["pinion"]["definition"].as_str();
-    let others = workers(context, job).await?.into_iter().filter(|worker| worker.definition.as_deref() != made_by);
-    let others: Vec<String> = others.map(|worker| worker.name).collect();
+    let is_another = |worker: &Heartbeat| worker.job(job).is_some_and(|beat| beat.definition.as_deref() != made_by);
+    let others = running(context, job).await?.into_iter().filter(is_another);
+    let others: Vec<String> = others.map(|worker| worker.worker).collect();
     ensure!(
         others.is_empty(),
         "these workers have another document.sql of {job} than the new index, and would go on with it: {}; start them anew with the \

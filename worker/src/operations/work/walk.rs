@@ -57,18 +57,13 @@ pub(crate) struct Walk {
     pub(crate) done: bool,
 }
 
-/// How far a walk is, for those who wait for it.
-pub(crate) struct Walked;
-
-impl Walked {
-    /// What is kept in this document.
-    ///
-    /// # Errors
-    /// Elasticsearch is away, or it can't be read.
-    pub(crate) async fn of(context: &Context, document: &str) -> anyhow::Result<Option<Walk>> {
-        let kept: Option<Kept> = State::of(context, StateIndex::Jobs).get(document).await?;
-        Ok(kept.map(|kept| kept.walk))
-    }
+/// How far the walk of this document is, for those who wait for it.
+///
+/// # Errors
+/// Elasticsearch is away, or it can't be read.
+pub(crate) async fn walked(context: &Context, document: &str) -> anyhow::Result<Option<Walk>> {
+    let kept: Option<Kept> = State::of(context, StateIndex::Jobs).get(document).await?;
+    Ok(kept.map(|kept| kept.walk))
 }
 
 impl Walk {
