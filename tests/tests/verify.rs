@@ -88,6 +88,8 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
         assert!(shown.stdout.contains(expected), "{expected}: {}", shown.stdout);
     }
 
+    a_range_shows_its_part(&pinion).await?;
+
     let (verified, _) = verify(&pinion, &["--full", "--patience-s", "0", "--repair"]).await?;
     assert_eq!((counts(&verified), &verified["repaired"]), ([10, 10, 102, 0], &json!(122)), "{verified}");
     assert_eq!(verified["passed"], true, "{verified}");
@@ -106,6 +108,62 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
         (&last["wrong"], &last["sampled"], &last["result"]["source_ids"]),
         (&json!(0), &json!(true), &json!(looked))
     );
+    assert_eq!(worker.terminate().await?, 0);
+    namespace.finish().await
+}
+
+/// Of what [`exactly_what_is_wrong_is_found_and_repaired`] has spoiled, ranges of ids and of columns show what lies in them.
+async fn a_range_shows_its_part(pinion: &Pinion) -> Result<()> {
+    for (range, rows, documents, expected) in [
+        // Of the 10 missing ones, 101 to 201 in steps of 20; of the changed ones, 100 to 200.
+        (vec!["--from", "100", "--to", "202"], 102, 96, [6, 0, 6, 0]),
+        (vec!["--from", "2001"], 0, 10, [0, 10, 0, 0]),
+        (vec!["--by", "id", "--from", "50003", "--to", "50005"], 0, 2, [0, 2, 0, 0]),
+        (vec!["--by", "id", "--to", "8"], 7, 7, [0, 0, 1, 0]),
+    ] {
+        let arguments: Vec<&str> = ["--full", "--patience-s", "0"].iter().chain(&range).copied().collect();
+        let (verified, _) = verify(pinion, &arguments).await?;
+        assert_eq!(counts(&verified), expected, "{range:?}: {verified}");
+        let looked = (&verified["source_ids"], &verified["index_ids"]);
+        assert_eq!(looked, (&json!(rows), &json!(documents)), "{range:?}: {verified}");
+    }
+    for (range, reason) in [
+        (["--by", "customer.created_at", "--from", "2024-01-01"], "customer.created_at is no column of orders"),
+        (["--by", "customer.name", "--from", "A"], "only numbers and dates have the same order"),
+        (["--by", "placed", "--from", "2024-01-01"], "has no field placed"),
+        (["--by", "placed_at", "--from", "yesterday"], "yesterday"),
+        (["--by", "_id", "--from", "x"], "the job's key is bigint"),
+    ] {
+        let refused = pinion.command(&[&["verify", "orders"][..], &range].concat()).await?;
+        assert!(refused.code == 1 && refused.stderr.contains(reason), "{range:?}: {refused:?}");
+    }
+    Ok(())
+}
+
+/// Rows that have changed since a time are looked at, and enqueued, without the others.
+#[tokio::test]
+async fn what_has_changed_since_a_time_is_verified_and_enqueued() -> Result<()> {
+    const SINCE: [&str; 4] = ["--by", "updated_at", "--from", "2031-05-01T12:00:00"];
+    let namespace = Namespace::shop(200).await?;
+    let (pinion, worker) = indexed(&namespace, &Setup::shop(&namespace)?, 200).await?;
+    for (ids, time) in [("1 AND 5", "2031-05-01 12:00:00Z"), ("6 AND 9", "2031-05-01 11:59:59Z")] {
+        namespace.execute(&format!("UPDATE orders SET updated_at = '{time}' WHERE id BETWEEN {ids}")).await?;
+    }
+    let full = [&["--full", "--patience-s", "0"][..], &SINCE].concat();
+    let (verified, is_true) = verify(&pinion, &full).await?;
+    // The index shows none of them in the range yet.
+    assert_eq!((is_true, &verified["source_ids"], &verified["index_ids"]), (false, &json!(5), &json!(0)), "{verified}");
+    assert_eq!(counts(&verified), [0, 0, 5, 0], "{verified}");
+    let shown = pinion.command(&[&["verify", "orders"][..], &full].concat()).await?;
+    assert!(shown.stdout.starts_with("orders, updated_at from 2031-05-01T12:00:00: 5 documents not true"), "{}", shown.stdout);
+    let enqueued = pinion.command(&[&["enqueue", "orders", "--all", "--json"][..], &SINCE].concat()).await?.ok()?.json()?;
+    assert_eq!(enqueued["ids"], 5, "{enqueued}");
+    settled(&worker, "orders", "indexed", 205).await?;
+    namespace.elastic().refresh(&namespace.index("orders")).await?;
+    let (verified, is_true) = verify(&pinion, &full).await?;
+    assert_eq!((is_true, &verified["source_ids"], &verified["index_ids"]), (true, &json!(5), &json!(5)), "{verified}");
+    let unclear = pinion.command(&["enqueue", "orders", "1", "--from", "5"]).await?;
+    assert!(unclear.code == 2 && unclear.stderr.contains("--all"), "{unclear:?}");
     assert_eq!(worker.terminate().await?, 0);
     namespace.finish().await
 }
@@ -202,8 +260,17 @@ async fn mariadb_is_verified_both_ways() -> Result<()> {
     shop.execute("UPDATE orders SET total = total + 1 WHERE id = 6").await?;
     let (verified, _) = verify(&pinion, &["--patience-s", "0"]).await?;
     assert_eq!(counts(&verified), [1, 1, 0, 0], "{verified}");
+    let (verified, _) = verify(&pinion, &["--patience-s", "0", "--by", "id", "--from", "5"]).await?;
+    assert_eq!(counts(&verified), [1, 1, 0, 0], "{verified}");
+    let (verified, _) = verify(&pinion, &["--patience-s", "0", "--from", "6", "--to", "8"]).await?;
+    assert_eq!((counts(&verified), &verified["source_ids"]), ([0; 4], &json!(2)), "{verified}");
+    // A row is in the range of its time.
+    let since = ["--patience-s", "0", "--by", "updated_at", "--from", "2031-01-01"];
+    shop.execute("UPDATE orders SET updated_at = '2031-01-01 00:00:00' WHERE id IN (5, 7)").await?;
+    let (verified, _) = verify(&pinion, &since).await?;
+    assert_eq!((counts(&verified), &verified["source_ids"]), ([1, 0, 0, 0], &json!(2)), "{verified}");
     let (verified, _) = verify(&pinion, &["--full", "--patience-s", "0", "--repair"]).await?;
-    assert_eq!(counts(&verified), [1, 1, 1, 0], "{verified}");
+    assert_eq!(counts(&verified), [1, 1, 2, 0], "{verified}");
     mended(&pinion).await?;
     assert_eq!(worker.terminate().await?, 0);
     drop(shop);

@@ -8,8 +8,7 @@ use pinion_schemas::{Id, JobDefinition};
 use pinion_worker::error::{Fault, Service};
 use pinion_worker::pipeline::build::{Builder, DocumentPlan, Room};
 use pinion_worker::ports::{
-    Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Record, TouchedPage, Transaction,
-};
+    Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Record, TouchedPage, Transaction, WhichKeys};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -299,7 +298,7 @@ impl Database for Connections {
         unreachable!("only the change feed asks this")
     }
 
-    fn keys<'a>(&'a self, _: &'a JobDefinition, _: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+    fn keys<'a>(&'a self, _: &'a JobDefinition, _: WhichKeys) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
         unreachable!("only commands ask this")
     }
 

@@ -12,6 +12,7 @@ mod offsets;
 mod output;
 mod pause;
 mod plan;
+mod range;
 mod rebuild;
 mod shown;
 mod since;

@@ -13,7 +13,7 @@ pub(crate) mod statement;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use pinion_schemas::{Id, JobDefinition};
+use pinion_schemas::JobDefinition;
 use sqlx::mysql::{MySql as Dialect, MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Transaction as Begun};
 
@@ -23,7 +23,7 @@ pub(crate) use self::operator::quoted;
 use self::reading::{MysqlReading, Statements};
 use crate::config;
 use crate::error::{Fault, Service};
-use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction};
+use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction, WhichKeys};
 use crate::server::{Replicas, Server};
 
 /// How long a question to the primary may take.
@@ -284,8 +284,8 @@ impl Database for Mysql {
         Box::pin(self.tables_with_row_images())
     }
 
-    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
-        Box::pin(async move { Ok(Box::new(self.list_keys(job, after).await?) as Box<dyn Keys + 'a>) })
+    fn keys<'a>(&'a self, job: &'a JobDefinition, which: WhichKeys) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.list_keys(job, which).await?) as Box<dyn Keys + 'a>) })
     }
 
     fn replica_lags<'a>(

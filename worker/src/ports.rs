@@ -102,9 +102,9 @@ pub trait Database: Send + Sync {
     /// The tables whose changes come with the whole old row, with their schemas.
     fn tables_with_old_rows(&self) -> Future_<'_, Result<Vec<String>, Fault>>;
 
-    /// All keys of a job after `after`, or from the first, from a server that shows everything committed so far: those of the table's column that the job's
-    /// query selects as `_id`. A [`Fault::Job`] says why they can't be listed from the query.
-    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>>;
+    /// A job's keys from a server that shows everything committed so far: those of the table's column that the job's query selects as
+    /// `_id`. A [`Fault::Job`] says why they can't be listed from the query.
+    fn keys<'a>(&'a self, job: &'a JobDefinition, which: WhichKeys) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>>;
 
     /// Asks all replicas at once how far behind the primary's position they are; each has `patience` to answer. Their names
     /// come first.
@@ -119,6 +119,34 @@ pub trait Database: Send + Sync {
 
     /// Whether the servers answer; the error says which does not, and why.
     fn ping(&self) -> Future_<'_, Result<(), String>>;
+}
+
+/// Which of a job's keys.
+#[derive(Debug, Clone, Default)]
+pub struct WhichKeys {
+    /// Those after this one.
+    pub after: Option<Id>,
+    /// Those of the rows in this range.
+    pub range: Option<ColumnRange>,
+}
+
+/// The rows of which a column lies between two values, as text that the database and Elasticsearch both read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ColumnRange {
+    /// The column, by its name in the job's query; `_id` is the key. It has to be one of the table that the key is of.
+    pub field: String,
+    /// The first that belongs to it.
+    pub from: Option<String>,
+    /// The first after it that does not.
+    pub to: Option<String>,
+}
+
+impl ColumnRange {
+    /// Its conditions, each an operator and the value that it compares with.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let from = self.from.as_deref().map(|from| (">=", from));
+        from.into_iter().chain(self.to.as_deref().map(|to| ("<", to)))
+    }
 }
 
 /// The keys of a job, page by page in their order.

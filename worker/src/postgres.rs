@@ -11,7 +11,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pinion_schemas::{Id, JobDefinition, Lsn};
+use pinion_schemas::{JobDefinition, Lsn};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode, Postgres as Dialect};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, Transaction as Begun};
 
@@ -20,7 +20,7 @@ use self::reading::{PostgresReading, Statements};
 use crate::config::{self, FenceAt, OnLag};
 use crate::error::{Fault, Service};
 use crate::planted::{Bug, planted};
-use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction};
+use crate::ports::{Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Transaction, WhichKeys};
 use crate::server::{Replicas, Server};
 
 /// How long a question to the primary may take.
@@ -342,8 +342,8 @@ impl Database for Postgres {
         Box::pin(self.replica_identity_full())
     }
 
-    fn keys<'a>(&'a self, job: &'a JobDefinition, after: Option<Id>) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
-        Box::pin(async move { Ok(Box::new(self.list_keys(job, after).await?) as Box<dyn Keys + 'a>) })
+    fn keys<'a>(&'a self, job: &'a JobDefinition, which: WhichKeys) -> Future_<'a, Result<Box<dyn Keys + 'a>, Fault>> {
+        Box::pin(async move { Ok(Box::new(self.list_keys(job, which).await?) as Box<dyn Keys + 'a>) })
     }
 
     fn replica_lags<'a>(

@@ -8,6 +8,7 @@ use pinion_client::Lane;
 use tokio::io::BufReader;
 
 use super::output::{counted, print, print_json, progress, set_total};
+use super::range::Range;
 use super::{Failure, Global};
 use crate::operations::enqueue::{EnqueueOptions, Enqueued, Event, Ids, enqueue};
 
@@ -24,6 +25,8 @@ Examples:
   psql -Atc 'SELECT id FROM orders WHERE …' | pinion enqueue orders -
                                                       one id a line, from standard input
   pinion enqueue orders --all                         all that the source has, into the low queue
+  pinion enqueue orders --all --by updated_at --from 2025-11-20T18:00:00
+                                                      those that have changed since then, in UTC
   pinion enqueue orders --low - < ids.txt             live changes overtake them
 
 The ids of --all come from the table whose column document.sql selects as _id, read page by page from a server that shows
@@ -39,6 +42,8 @@ pub(crate) struct Enqueue {
     /// All ids that the source has, into the low queue.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    range: Range,
     /// Into the low queue, which live changes overtake.
     #[arg(long)]
     low: bool,
@@ -57,8 +62,12 @@ impl Enqueue {
         }
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
         let mut stdin = BufReader::with_capacity(1 << 16, tokio::fs::File::from_std(stdin.into()));
+        let range = self.range.into_columns();
+        if range.is_some() && !self.all {
+            return Err(Failure::Usage(anyhow::anyhow!("--from and --to choose among --all ids of the source")));
+        }
         let ids = match () {
-            () if self.all => Ids::All,
+            () if self.all => Ids::All(range),
             () if from_stdin => Ids::Lines(&mut stdin),
             () => Ids::Given(&self.ids),
         };

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::diff::{differing, some};
 use super::output::{Table, counted, print, print_json, progress, set_total, set_waiting, thousands};
+use super::range::{Range, told};
 use super::shown;
 use super::{Failure, Global};
 use crate::operations::verify::{Event, Verified, VerifyOptions, patience, verify};
@@ -16,12 +17,17 @@ Examples:
   pinion verify orders                       is there a document for each row, and a row for each document?
   pinion verify orders --full                and does each document equal what the query gives now?
   pinion verify orders --full --sample 0.01  of a hundredth of them, with a bound for the others
+  pinion verify orders --from 1000 --to 2000 the ids from 1000 to 1999
+  pinion verify orders --full --by updated_at --from 2025-11-20T18:00:00
+                                             what has changed since then
   pinion verify orders --full --repair       what is wrong is enqueued, and workers mend it
   pinion verify orders --ids-per-second 5000 gentle on the replica
 
 The source is read through its replicas, past the fence, as workers do. What differs is looked at again until it is gone, or
 has been so for as long as the job may take (freshness_s_max of job.toml, else 30 s; --patience-s): a busy index raises no
 false alarm. Without --full only keys are compared: a row that document.sql leaves out then counts as one that is there.
+A range (--by, --from, --to) is of the rows as they are now, and of the documents as they are in the index; a time without
+a zone is in UTC, and an index of the database on that column makes it quick. What lies in the range on one side only is still compared by its id.
 Documents whose version no read has had yet were written by somebody else. --repair writes to PostgreSQL's log until it has passed
 them, if they are not far ahead; otherwise workers put them right once it has, or after `pinion apply --raise-generation`. The result is kept in the index …-verify. The exit code is 0 if the index is true to the source.")]
 pub(crate) struct Verify {
@@ -31,6 +37,8 @@ pub(crate) struct Verify {
     /// Compare whole documents, value by value.
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    range: Range,
     /// Look at this part of the ids only, chosen at random: above 0, at most 1.
     #[arg(long, value_name = "PART", default_value_t = 1.0, hide_default_value = true, value_parser = part)]
     sample: f64,
@@ -63,6 +71,7 @@ impl Verify {
         let options = VerifyOptions {
             index: None,
             full: self.full,
+            range: self.range.into_columns(),
             sample: self.sample,
             patience,
             ids_per_second_max: self.ids_per_second,
@@ -99,7 +108,8 @@ fn page(verified: &Verified) -> String {
         wrong => format!("{} not true to the source", counted(wrong, "document")),
     };
     let rate = (source_ids + index_ids) as f64 / seconds.max(0.001);
-    let mut text = format!("{}: {verdict} ({seconds:.1} s, {rate:.0} ids/s)\n\n", shown::word(job));
+    let range = verified.range.as_ref().map(|range| format!(", {}", told(range))).unwrap_or_default();
+    let mut text = format!("{}{range}: {verdict} ({seconds:.1} s, {rate:.0} ids/s)\n\n", shown::word(job));
     let mut table = Table::new(&[1]);
     table.row(["rows looked at".to_owned(), thousands(*source_ids), String::new()]);
     table.row(["documents looked at".to_owned(), thousands(*index_ids), String::new()]);
@@ -132,6 +142,8 @@ fn page(verified: &Verified) -> String {
     }
     if verified.repaired > 0 {
         text.push_str(&format!("\n{} enqueued\n", counted(verified.repaired, "id")));
+    } else if verified.wrong() > unwritable.count && verified.range.is_some() {
+        text.push_str("\nthe same with --repair enqueues them\n");
     } else if verified.wrong() > unwritable.count {
         text.push_str(&format!(
             "\n`pinion verify {job}{} --repair` enqueues them\n",

@@ -34,6 +34,11 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
+    /// Leaves out the documents that do not match `query`. To be called before the first page.
+    pub(crate) fn only(&mut self, query: &Value) {
+        self.query["query"] = query.clone();
+    }
+
     /// The next ids; `None` behind the last page.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Id>>, Fault> {
         let answer = self.ask("/_search", Some(&self.query)).await?;

@@ -1,17 +1,18 @@
 //! What operators ask of a source: how far its replicas are, and all keys of a job.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use pinion_schemas::{Id, JobDefinition, KeyType};
-use sqlx::mysql::{MySqlConnection, MySqlPool, MySqlRow};
-use sqlx::{AssertSqlSafe, Column as _, Executor as _, Row as _, SqlSafeStr as _, Statement as _};
+use sqlx::mysql::{MySqlColumn, MySqlConnection, MySqlPool, MySqlRow, MySqlStatement};
+use sqlx::{AssertSqlSafe, Column as _, ColumnOrigin, Executor as _, Row as _, SqlSafeStr as _, Statement as _, TypeInfo as _};
 
 use super::Mysql;
 use super::fault::of_query;
 use super::reading::{bind, with_ids};
 use crate::error::Fault;
-use crate::ports::{Future_, Keys, Lag, Position, Reading as _};
+use crate::ports::{ColumnRange, Future_, Keys, Lag, Position, Reading as _, WhichKeys};
 use crate::server::Server;
 
 /// Keys in a page of [`Keys`].
@@ -43,19 +44,19 @@ impl Mysql {
     }
 
     /// See [`Database::keys`](crate::ports::Database::keys).
-    pub(super) async fn list_keys(&self, job: &JobDefinition, after: Option<Id>) -> Result<MysqlKeys<'_>, Fault> {
+    pub(super) async fn list_keys(&self, job: &JobDefinition, which: WhichKeys) -> Result<MysqlKeys<'_>, Fault> {
         let fence = self.ask_position().await?;
         let mut reading = self.open_reading(&fence).await?;
         let replicas = self.replicas.all().iter();
         let server = replicas.into_iter().find(|replica| replica.name == reading.server).unwrap_or(&self.primary);
         let failed = |error: sqlx::Error| of_query("document.sql", &self.source, &server.name, &error);
-        let column = KeyColumn::find(&mut reading.transaction, job).await.map_err(failed)?;
+        let column = KeyColumn::find(&mut reading.transaction, job, which.range).await.map_err(failed)?;
         let column = column.map_err(|problem| {
             Fault::Job(format!(
                 "document.sql: {problem}, so the keys can't be listed from it; list them yourself and give them on standard input"
             ))
         })?;
-        Ok(MysqlKeys { mysql: self, server, column, key: job.key, last: after })
+        Ok(MysqlKeys { mysql: self, server, column, key: job.key, last: which.after })
     }
 }
 
@@ -88,6 +89,10 @@ impl MysqlKeys<'_> {
         let failed = |error: sqlx::Error| of_query("the keys", &self.mysql.source, &self.server.name, &error);
         let mut transaction = self.mysql.begin(self.server).await?;
         let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(self.column.page(self.last.is_some())));
+        let query = self.column.bounds.iter().fold(query, |query, bound| match &bound.value {
+            Ok(number) => query.bind(number),
+            Err(text) => query.bind(text),
+        });
         let query = match &self.last {
             None => query,
             Some(Id::Int(id)) => query.bind(*id),
@@ -127,19 +132,57 @@ struct KeyColumn {
     table: String,
     column: String,
     estimate: u64,
+    bounds: Vec<Bound>,
+}
+
+/// What the rows have to be, too: a column compared with a value.
+#[derive(Debug, PartialEq, Eq)]
+struct Bound {
+    column: String,
+    operator: &'static str,
+    /// A number as such: compared with text, both would become floating-point numbers.
+    value: Result<i64, String>,
+}
+
+/// A column of a query's answer, and whose it is: a table's name, with its schema, and the column's name there.
+fn origin<'a>(statement: &'a MySqlStatement, name: &str) -> Result<(&'a MySqlColumn, Arc<str>, Arc<str>), String> {
+    let column = statement.columns().iter().find(|column| column.name() == name);
+    let column = column.ok_or_else(|| format!("it selects no {name}"))?;
+    match column.origin() {
+        ColumnOrigin::Table(origin) => Ok((column, origin.table, origin.name)),
+        ColumnOrigin::Expression | ColumnOrigin::Unknown => Err(format!("{name} is computed, not a table's column")),
+    }
+}
+
+/// The conditions of a range, of a column of the key's table.
+fn bounds(statement: &MySqlStatement, range: &ColumnRange, table: &str) -> Result<Vec<Bound>, String> {
+    let (column, its_table, name) = origin(statement, &range.field)?;
+    if *its_table != *table {
+        return Err(format!("{} is no column of {table}, whose rows are listed", range.field));
+    }
+    let is_integer = column.type_info().name().contains("INT");
+    let bound = |(operator, value): (&'static str, &str)| Bound {
+        column: quoted(&name),
+        operator,
+        value: value.parse().ok().filter(|_| is_integer).ok_or_else(|| value.to_owned()),
+    };
+    Ok(range.conditions().map(bound).collect())
 }
 
 impl KeyColumn {
     /// The server says of each column of a query's answer which table's column it is. It has to be unique: of texts that are
     /// equal by their collation, a page's end would pass some over.
-    async fn find(connection: &mut MySqlConnection, job: &JobDefinition) -> Result<Result<Self, String>, sqlx::Error> {
+    async fn find(
+        connection: &mut MySqlConnection,
+        job: &JobDefinition,
+        range: Option<ColumnRange>,
+    ) -> Result<Result<Self, String>, sqlx::Error> {
         let statement = connection.prepare(AssertSqlSafe(with_ids(&job.sql, 1)).into_sql_str()).await?;
-        let column = statement.columns().iter().find(|column| column.name() == "_id");
-        let origin = column.map(sqlx::Column::origin);
-        let Some(origin) = origin.as_ref().and_then(|origin| origin.table_column()) else {
-            return Ok(Err("_id is computed, not a table's column".to_owned()));
+        let (its_table, name) = match origin(&statement, "_id") {
+            Ok((_, table, name)) => (table, name),
+            Err(problem) => return Ok(Err(problem)),
         };
-        let (schema, table) = origin.table.split_once('.').unwrap_or(("", &origin.table));
+        let (schema, table) = its_table.split_once('.').unwrap_or(("", &its_table));
         let found = sqlx::query_as::<_, (i64, i64)>(
             "SELECT CAST(COALESCE(MAX(t.TABLE_ROWS), 0) AS SIGNED), CAST(COUNT(s.INDEX_NAME) AS SIGNED) \
              FROM information_schema.TABLES t LEFT JOIN information_schema.STATISTICS s \
@@ -148,17 +191,21 @@ impl KeyColumn {
                  AND o.TABLE_NAME = s.TABLE_NAME AND o.INDEX_NAME = s.INDEX_NAME AND o.SEQ_IN_INDEX > 1) \
              WHERE t.TABLE_SCHEMA = ? AND t.TABLE_NAME = ?",
         )
-        .bind(&*origin.name)
+        .bind(&*name)
         .bind(schema)
         .bind(table)
         .fetch_one(connection)
         .await?;
         let (estimate, indexes) = found;
         if indexes == 0 {
-            return Ok(Err(format!("_id is {}.{}, of which there is no unique index", origin.table, origin.name)));
+            return Ok(Err(format!("_id is {its_table}.{name}, of which there is no unique index")));
         }
+        let bounds = match range.map_or(Ok(Vec::new()), |range| bounds(&statement, &range, &its_table)) {
+            Ok(bounds) => bounds,
+            Err(problem) => return Ok(Err(problem)),
+        };
         let table = format!("{}.{}", quoted(schema), quoted(table));
-        Ok(Ok(Self { table, column: quoted(&origin.name), estimate: estimate.unsigned_abs() }))
+        Ok(Ok(Self { table, column: quoted(&name), estimate: estimate.unsigned_abs(), bounds }))
     }
 
     /// The SQL that asks which keys of a list are there.
@@ -167,10 +214,13 @@ impl KeyColumn {
         format!("SELECT CAST({column} AS CHAR) FROM {table} WHERE {column} IN ({places})")
     }
 
-    /// The SQL of the first page, or of one after the id that is bound.
+    /// The SQL of the first page, or of one after the id that is bound last.
     fn page(&self, after: bool) -> String {
-        let Self { table, column, .. } = self;
+        let Self { table, column, bounds, .. } = self;
+        let bounds: String = bounds.iter().map(|bound| format!("{} {} ? AND ", bound.column, bound.operator)).collect();
         let condition = if after { "> ?" } else { "IS NOT NULL" };
-        format!("SELECT CAST({column} AS CHAR) FROM {table} WHERE {column} {condition} ORDER BY {column} LIMIT {PAGE}")
+        format!(
+            "SELECT CAST({column} AS CHAR) FROM {table} WHERE {bounds}{column} {condition} ORDER BY {column} LIMIT {PAGE}"
+        )
     }
 }

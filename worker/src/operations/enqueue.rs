@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use self::feed::{Chunk, Feed};
 use super::Context;
 use crate::broker::publisher_config;
+use crate::ports::ColumnRange;
 
 /// At most this many ids that were not confirmed are named; the others are counted.
 pub const UNCONFIRMED_NAMED_MAX: usize = 10_000;
@@ -26,8 +27,8 @@ pub enum Ids<'a> {
     Given(&'a [String]),
     /// One a line. A line that is no id is told and left out; empty lines are nothing.
     Lines(&'a mut (dyn AsyncBufRead + Send + Unpin)),
-    /// All that the job's query selects from.
-    All,
+    /// All that the job's query selects from, or those of a range.
+    All(Option<ColumnRange>),
 }
 
 /// How to enqueue.

@@ -29,7 +29,7 @@ use crate::clock::now_ms;
 use crate::elasticsearch::{Answer, Method};
 use crate::pipeline::source::rabbitmq::Rabbitmq;
 use crate::pipeline::targets::{LEASE, Phase, Rebuild};
-use crate::ports::Queues as _;
+use crate::ports::{Queues as _, WhichKeys};
 
 /// How often it is looked how far the workers are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -112,7 +112,7 @@ pub struct Planned {
 pub async fn planned(context: &Context, job: &str) -> anyhow::Result<Planned> {
     let definition = definition(context, job)?;
     let (old, _) = behind(context, definition).await?;
-    let keys = context.source(definition)?.keys(definition, None).await.with_context(|| format!("job {job}"))?;
+    let keys = context.source(definition)?.keys(definition, WhichKeys::default()).await.with_context(|| format!("job {job}"))?;
     let live = indexes::live(&context.elasticsearch, &definition.index).await?;
     let steps = IndexWanted::of_job(definition).steps(&live, "");
     let rebuilds = steps.into_iter().filter(|step| step.sign == Sign::Rebuild);
@@ -396,6 +396,7 @@ impl Run<'_> {
         let job = &self.definition.name;
         let options = VerifyOptions {
             index: Some(index.to_owned()),
+            range: None,
             full,
             sample,
             patience: verify::patience(self.definition),

@@ -1,6 +1,7 @@
 //! Whether an index is true to its source, both ways. A difference is looked at again before it is reported: on a busy source there are
 //! always some that a worker is about to mend.
 
+mod part;
 mod suspects;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use pinion_schemas::{From, Id, JobDefinition, StateIndex, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use self::part::Part;
 use self::suspects::{Suspect, Suspects};
 use super::Context;
 use super::diff::{Counted, Example, count};
@@ -21,7 +23,7 @@ use super::enqueue::{EnqueueOptions, Ids, enqueue};
 use super::state::{State, insist, unusable};
 use crate::clock::now_ms;
 use crate::elasticsearch::Walk;
-use crate::ports::Keys;
+use crate::ports::{ColumnRange, Keys, WhichKeys};
 
 /// Ids that are asked for together.
 const CHUNK: usize = 1_000;
@@ -39,7 +41,9 @@ pub struct VerifyOptions {
     pub index: Option<String>,
     /// Whether whole documents are compared, or only which there are.
     pub full: bool,
-    /// The part of the ids to look at, above 0, at most 1: a random sample.
+    /// The rows and documents to look at; none is all.
+    pub range: Option<ColumnRange>,
+    /// The part of their ids to look at, above 0, at most 1: a random sample.
     pub sample: f64,
     /// How long a difference may be one that a worker is about to mend.
     pub patience: Duration,
@@ -71,6 +75,8 @@ pub struct Verified {
     pub started_at: u64,
     /// Whether whole documents were compared.
     pub full: bool,
+    /// Which rows and documents were; none is all.
+    pub range: Option<ColumnRange>,
     /// Ids of the source that were looked at.
     pub source_ids: u64,
     /// Documents of the index that were looked at.
@@ -149,17 +155,22 @@ pub async fn verify(
     let other = options.index.clone().map(|index| JobDefinition { index, ..definition.clone() });
     let definition = other.as_ref().unwrap_or(definition);
     let source = context.source(definition)?;
-    let keys = insist(async || source.keys(definition, None).await.with_context(|| format!("job {job}"))).await?;
-    tell(Event::Expected(keys.estimate()));
+    let part = insist(async || Part::of(context, definition, options.range.as_ref()).await).await?;
+    let which = WhichKeys { after: None, range: options.range.clone() };
+    let list = async || source.keys(definition, which.clone()).await.with_context(|| format!("job {job}"));
+    let keys = insist(list).await?;
+    tell(Event::Expected(part.documents().unwrap_or(keys.estimate())));
+    let found = Verified { job: job.to_owned(), started_at: now_ms(), full: options.full, range: options.range.clone(), ..Verified::default() };
     let mut run = Run {
         look: Look { context, job: definition, full: options.full },
         options,
+        part,
         tell,
         began: Instant::now(),
         suspects: Suspects::new(options.patience),
         wrong: Vec::new(),
         future: None,
-        found: Verified { job: job.to_owned(), started_at: now_ms(), full: options.full, ..Verified::default() },
+        found,
     };
     run.all(keys).await?;
     run.finish().await
@@ -232,6 +243,7 @@ impl Look<'_> {
 struct Run<'a> {
     look: Look<'a>,
     options: &'a VerifyOptions,
+    part: Part,
     tell: &'a (dyn Fn(Event) + Sync),
     began: Instant,
     suspects: Suspects,
@@ -269,8 +281,11 @@ impl Run<'_> {
         let unusable = |fault| unusable(&job.index, fault);
         let begin = async || Walk::begin(&context.elasticsearch, &job.index, job.key, CHUNK).await.map_err(unusable);
         let mut walk = insist(begin).await?;
+        if let Some(query) = self.part.query() {
+            walk.only(query);
+        }
         while let Some(ids) = insist(async || walk.next().await.map_err(unusable)).await? {
-            let ids = self.sampled(ids);
+            let ids = self.sampled(ids.into_iter().filter(|id| self.part.has(id)).collect());
             let present = insist(async || Ok(keys.present(&ids).await?)).await?;
             let present: std::collections::HashSet<Id> = present.into_iter().collect();
             let count = ids.len() as u64;
@@ -413,7 +428,7 @@ async fn keep(context: &Context, found: &Verified) -> anyhow::Result<()> {
         "job": found.job,
         "started_at": found.started_at,
         "full": found.full,
-        "sampled": found.wrong_part_max.is_some(),
+        "sampled": found.wrong_part_max.is_some() || found.range.is_some(),
         "looked": found.source_ids + found.index_ids,
         "wrong": found.wrong(),
         "result": found,

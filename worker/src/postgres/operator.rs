@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use pinion_schemas::{Id, JobDefinition, KeyType};
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgConnection, PgPool, PgRow, PgStatement};
 use sqlx::{AssertSqlSafe, Column as _, Row as _, Statement as _};
 
 use super::fault::of_reading;
@@ -12,7 +13,7 @@ use super::reading::{integers, texts, uuids};
 use super::statement::{prepared, sql_type};
 use super::{Postgres, Standing};
 use crate::error::Fault;
-use crate::ports::{Future_, Keys, Lag, Position, Reading as _};
+use crate::ports::{ColumnRange, Future_, Keys, Lag, Position, Reading as _, WhichKeys};
 use crate::server::Server;
 
 /// Keys in a page of [`Keys`].
@@ -37,13 +38,13 @@ impl Postgres {
     }
 
     /// See [`Database::keys`](crate::ports::Database::keys).
-    pub(super) async fn list_keys(&self, job: &JobDefinition, after: Option<Id>) -> Result<PostgresKeys<'_>, Fault> {
+    pub(super) async fn list_keys(&self, job: &JobDefinition, which: WhichKeys) -> Result<PostgresKeys<'_>, Fault> {
         let fence = self.ask_position().await?;
         let mut reading = self.open_reading(fence).await?;
         let server = self.replicas.all().iter().find(|replica| replica.name == reading.server).unwrap_or(&self.primary);
-        let column = KeyColumn::find(&mut reading.transaction, job).await;
+        let column = KeyColumn::find(&mut reading.transaction, job, which.range).await;
         let column = column.map_err(|error| error.into_fault(&self.source, &server.name))?;
-        Ok(PostgresKeys { postgres: self, server, column, key: job.key, last: after })
+        Ok(PostgresKeys { postgres: self, server, column, key: job.key, last: which.after })
     }
 }
 
@@ -89,6 +90,7 @@ impl PostgresKeys<'_> {
         let unreadable = |error: sqlx::Error| of_reading(source, server, &error);
         let mut transaction = self.postgres.begin(self.server).await?;
         let query = sqlx::query(AssertSqlSafe(self.column.page(self.key, self.last.is_some())));
+        let query = self.column.bounds.iter().fold(query, |query, bound| query.bind(&bound.value));
         let query = match self.last.clone() {
             None => query,
             Some(Id::Int(id)) => query.bind(id),
@@ -136,6 +138,16 @@ struct KeyColumn {
     table: String,
     column: String,
     estimate: u64,
+    bounds: Vec<Bound>,
+}
+
+/// What the rows have to be, too: a column compared with a value, which is text and read as the column's type.
+#[derive(Debug, PartialEq, Eq)]
+struct Bound {
+    column: String,
+    sql_type: String,
+    operator: &'static str,
+    value: String,
 }
 
 /// Why there is no such column.
@@ -163,12 +175,13 @@ impl From<sqlx::Error> for KeyColumnError {
 
 impl KeyColumn {
     /// PostgreSQL says of each column of a query's answer which table's column it is, through joins and sub-queries too.
-    async fn find(connection: &mut PgConnection, job: &JobDefinition) -> Result<Self, KeyColumnError> {
+    async fn find(
+        connection: &mut PgConnection,
+        job: &JobDefinition,
+        range: Option<ColumnRange>,
+    ) -> Result<Self, KeyColumnError> {
         let statement = prepared(connection, &job.sql.to_postgres(), job.key).await?;
-        let column = statement.columns().iter().find(|column| column.name() == "_id");
-        let origin = column.and_then(|column| column.relation_id().zip(column.relation_attribute_no()));
-        let (relation, attribute) =
-            origin.ok_or_else(|| KeyColumnError::Definition("_id is computed, not a table's column".to_owned()))?;
+        let (relation, attribute) = origin(&statement, "_id")?;
         let row = sqlx::query(
             "SELECT c.oid::regclass::text, quote_ident(a.attname), greatest(c.reltuples, 0)::int8, \
              EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL \
@@ -177,13 +190,17 @@ impl KeyColumn {
         )
         .bind(relation)
         .bind(attribute)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
         let (table, column): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         if !row.try_get::<bool, _>(3)? {
             return Err(KeyColumnError::Definition(format!("_id is {table}.{column}, with which no index begins")));
         }
-        Ok(Self { table, column, estimate: row.try_get::<i64, _>(2)?.unsigned_abs() })
+        let bounds = match range {
+            None => Vec::new(),
+            Some(range) => bounds(connection, &statement, &range, relation, &table).await?,
+        };
+        Ok(Self { table, column, estimate: row.try_get::<i64, _>(2)?.unsigned_abs(), bounds })
     }
 
     /// The SQL that asks which keys of the list `$1` are there.
@@ -193,16 +210,61 @@ impl KeyColumn {
         format!("SELECT t.{column}::{sql_type} FROM {table} AS t WHERE t.{column} = ANY($1::{sql_type}[])")
     }
 
-    /// The SQL of the first page, or of one after `$1`.
+    /// The SQL of the first page, or of one after the key that is bound last.
     fn page(&self, key: KeyType, after: bool) -> String {
-        let Self { table, column, .. } = self;
+        let Self { table, column, bounds, .. } = self;
+        let mut conditions = String::new();
+        for (place, Bound { column, sql_type, operator, .. }) in (1..).zip(bounds) {
+            conditions += &format!("t.{column} {operator} ${place}::text::{sql_type} AND ");
+        }
+        conditions += &match after {
+            true => format!("t.{column} > ${}", bounds.len() + 1),
+            false => format!("t.{column} IS NOT NULL"),
+        };
         let sql_type = sql_type(key);
-        let condition = if after { "> $1" } else { "IS NOT NULL" };
         // Qualified in ORDER BY: a bare name would mean the cast value, which has no index.
         format!(
-            "SELECT t.{column}::{sql_type} FROM {table} AS t WHERE t.{column} {condition} ORDER BY t.{column} LIMIT {PAGE}"
+            "SELECT t.{column}::{sql_type} FROM {table} AS t WHERE {conditions} ORDER BY t.{column} LIMIT {PAGE}"
         )
     }
+}
+
+/// The table, and the number of its column, that a column of a query's answer is.
+fn origin(statement: &PgStatement, name: &str) -> Result<(Oid, i16), KeyColumnError> {
+    let column = statement.columns().iter().find(|column| column.name() == name);
+    let column = column.ok_or_else(|| KeyColumnError::Definition(format!("it selects no {name}")))?;
+    let origin = column.relation_id().zip(column.relation_attribute_no());
+    origin.ok_or_else(|| KeyColumnError::Definition(format!("{name} is computed, not a table's column")))
+}
+
+/// The conditions of a range, of a column of the key's table.
+async fn bounds(
+    connection: &mut PgConnection,
+    statement: &PgStatement,
+    range: &ColumnRange,
+    relation: Oid,
+    table: &str,
+) -> Result<Vec<Bound>, KeyColumnError> {
+    let (its_relation, attribute) = origin(statement, &range.field)?;
+    if its_relation != relation {
+        let problem = format!("{} is no column of {table}, whose rows are listed", range.field);
+        return Err(KeyColumnError::Definition(problem));
+    }
+    let row = sqlx::query(
+        "SELECT quote_ident(attname), format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = $1 AND attnum = $2",
+    )
+    .bind(relation)
+    .bind(attribute)
+    .fetch_one(connection)
+    .await?;
+    let (column, sql_type): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let bound = |(operator, value): (&'static str, &str)| Bound {
+        column: column.clone(),
+        sql_type: sql_type.clone(),
+        operator,
+        value: value.to_owned(),
+    };
+    Ok(range.conditions().map(bound).collect())
 }
 
 #[cfg(test)]

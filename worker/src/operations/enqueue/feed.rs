@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
 use super::{Event, Ids};
 use crate::error::Fault;
-use crate::ports::{Database, Keys};
+use crate::ports::{Database, Keys, WhichKeys};
 use crate::retry::Backoff;
 
 /// A longer line is no id of any type.
@@ -48,8 +48,8 @@ impl<'a> Feed<'a> {
                 Origin::Given(ids.into_iter())
             }
             Ids::Lines(reader) => Origin::Lines(Lines { reader, key: job.key, line: 0, ended: false }),
-            Ids::All => {
-                let keys = database.keys(job, None).await.with_context(|| format!("job {}", job.name))?;
+            Ids::All(range) => {
+                let keys = database.keys(job, WhichKeys { after: None, range }).await.with_context(|| format!("job {}", job.name))?;
                 tell(Event::Expected(keys.estimate()));
                 Origin::All { keys, page: Vec::new().into_iter() }
             }

@@ -67,6 +67,7 @@ async fn take(context: &Context, settings: &Verify, job: &str, metrics: &Metrics
     let Ok(definition) = context.definition(job) else { return };
     let options = VerifyOptions {
         index: None,
+        range: None,
         full: settings.full,
         sample: settings.sample,
         patience: patience(definition),

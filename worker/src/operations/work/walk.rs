@@ -16,7 +16,7 @@ use crate::operations::state::State;
 use crate::pipeline::job::Job;
 use crate::pipeline::runner::Surroundings;
 use crate::pipeline::source::Lane;
-use crate::ports::{Destination, Envelope, Keys, Requeue};
+use crate::ports::{Destination, Envelope, Keys, Requeue, WhichKeys};
 
 /// How often a worker that walks says where it is.
 const TELL: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ impl<'a> Place<'a> {
     pub(super) async fn go(&mut self, surroundings: &Surroundings) -> Result<bool, Fault> {
         let job = self.job;
         let last = self.walk.last.as_deref().and_then(|last| job.definition.key.id_from_text(last).ok());
-        let mut keys: Box<dyn Keys + '_> = job.database.keys(&job.definition, last).await?;
+        let mut keys: Box<dyn Keys + '_> = job.database.keys(&job.definition, WhichKeys { after: last, range: None }).await?;
         self.walk.expected = self.walk.ids + keys.estimate();
         let mut due = Instant::now();
         loop {
