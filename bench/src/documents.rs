@@ -76,6 +76,7 @@ fn job(config: Config) -> Result<Arc<Job>> {
         broker: Arc::new(RabbitmqBroker::new(&context.config, &name)),
         batches: share(),
         fetches: share(),
+        live: Arc::default(),
         bulks: AdaptiveLimit::new(1),
         gates: Vec::new(),
         definition,

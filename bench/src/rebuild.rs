@@ -1,16 +1,14 @@
 //! `pinion rebuild` and `pinion verify` of the index that is there, first with nothing else to do, then under live writes.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::Bench;
 use crate::cpu::CpuSeconds;
 use crate::latency::Sender;
-use crate::metrics::Histogram;
+use crate::metrics::{Histogram, Metrics};
 use crate::pinion::{INDEX, JOB, Workers};
 
 const END_TO_END: &str = "pinion_end_to_end_seconds";
@@ -18,14 +16,17 @@ const END_TO_END: &str = "pinion_end_to_end_seconds";
 const LIVE_RATE: u32 = 500;
 /// How long the same is measured before, with nothing else to do.
 const BEFORE: Duration = Duration::from_secs(20);
-/// How often it is looked whether a live change is settled.
+const DOCUMENTS: &str = "pinion_documents_total";
+/// How often it is looked how many documents are settled or loaded.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long all of them may take to be loaded.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// An index that was rebuilt.
 pub(crate) struct Rebuilt {
-    /// Ids that were loaded.
+    /// Documents that were loaded, from the first ones that were seen to be to the last.
     pub(crate) ids: f64,
-    /// Of the loading: from the first look at it until nothing waited in the low lane.
+    /// Meanwhile.
     pub(crate) load_seconds: f64,
     /// Of services and workers meanwhile.
     pub(crate) cpu: CpuSeconds,
@@ -103,31 +104,46 @@ async fn settled(workers: &Workers, jobs: usize) -> Result<Histogram> {
     }
 }
 
-/// Calls the command, and looks at the CPU when its loading begins and ends.
+/// Calls the command, and times the loading by what the workers count.
 async fn rebuilt(bench: &Bench<'_>, workers: &Workers) -> Result<Rebuilt> {
-    let mut command = bench.pinion.command(&["rebuild", JOB, "--json"]);
     let began = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
-    let (mut loading, mut loaded, mut result) = (None, None, None);
-    while let Some(line) = lines.next_line().await? {
-        let told: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
-        if !told["rebuilt"].is_null() {
-            result = Some(told["rebuilt"].clone());
-        } else if told["now"] == "loading" {
-            loading = loading.or(Some(bench.services.read(&workers.pids())?));
-        } else if loading.is_some() && loaded.is_none() {
-            loaded = Some(bench.services.read(&workers.pids())?);
-        }
-    }
-    let status = child.wait().await?;
-    let (Some(result), Some(loading), Some(loaded)) = (result, loading, loaded) else {
-        bail!("pinion rebuild ended with {status}{}", workers.last_words());
+    let loaded = async {
+        let before = loaded(&workers.metrics().await?);
+        let first = loaded_at_least(workers, before + 1.0).await?;
+        let cpu = bench.services.read(&workers.pids())?;
+        let last = loaded_at_least(workers, before + bench.ids.len() as f64).await?;
+        anyhow::Ok(Rebuilt {
+            ids: last.1 - first.1,
+            load_seconds: (last.0 - first.0).as_secs_f64(),
+            cpu: bench.services.read(&workers.pids())? - cpu,
+            seconds: 0.0,
+        })
     };
-    let seconds = began.elapsed().as_secs_f64();
+    let command = async {
+        bench.pinion.run(&["rebuild", JOB, "--json"]).await?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let (loaded, seconds) = tokio::try_join!(loaded, command)?;
     bench.pinion.run(&["rebuild", JOB, "--finish"]).await?;
-    let number = |name: &str| result[name].as_f64().with_context(|| format!("{name} in {result}"));
-    Ok(Rebuilt { ids: number("ids")?, load_seconds: number("load_seconds")?, cpu: loaded - loading, seconds })
+    Ok(Rebuilt { seconds, ..loaded })
+}
+
+/// Documents that were written into the new index, or that live writes were faster with.
+fn loaded(metrics: &Metrics) -> f64 {
+    ["loaded", "superseded"].iter().map(|verdict| metrics.sum(DOCUMENTS, &format!("verdict=\"{verdict}\""))).sum()
+}
+
+/// Waits until so many are loaded: when that was, and how many then were.
+async fn loaded_at_least(workers: &Workers, documents: f64) -> Result<(Instant, f64)> {
+    let began = Instant::now();
+    loop {
+        let loaded = loaded(&workers.metrics().await?);
+        if loaded >= documents {
+            return Ok((Instant::now(), loaded));
+        }
+        ensure!(began.elapsed() < PATIENCE, "only {loaded} documents were loaded{}", workers.last_words());
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn verify(bench: &Bench<'_>, workers: &Workers, more: &[&str]) -> Result<Verified> {

@@ -8,7 +8,8 @@ use pinion_schemas::{Id, JobDefinition};
 use pinion_worker::error::{Fault, Service};
 use pinion_worker::pipeline::build::{Builder, DocumentPlan, Room};
 use pinion_worker::ports::{
-    Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Record, TouchedPage, Transaction, WhichKeys};
+    Database, Future_, Identity, Keys, Lag, LogUnit, Position, Reading, Record, TouchedPage, Transaction, WhichKeys,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -52,12 +52,13 @@ pub(crate) async fn work(world: &Arc<World>, number: usize, shutdown: Shutdown) 
         index,
         broker: connection as Arc<dyn Broker>,
         batches: share(FETCHES + BULKS),
+        live: Arc::default(),
         fetches: share(FETCHES),
         bulks: AdaptiveLimit::new(BULKS),
     };
     let job = Arc::new(Job::new(parts, Arc::new(Metrics::default())));
     let surroundings = Surroundings {
-        source: Source::new(queues, FETCHES + BULKS, &[JOB.to_owned()]),
+        source: Source::new(queues, &[JOB.to_owned()]),
         controls: Controls::default(),
         statuses: Arc::new(Statuses::default()),
         shutdown,
@@ -92,6 +93,7 @@ fn settings(world: &World, number: usize) -> Settings {
         dead_letters: DEAD_LETTERS.to_owned(),
         worker: number.to_string().into(),
         batch_max: plan.batch_max,
+        low_in_flight_max: 1,
         linger: Duration::from_millis(20),
         bulk_bytes_max: 1024 * 1024,
         document_age: plan.document_age,

@@ -186,6 +186,8 @@ pub struct Kafka {
 pub struct Worker {
     /// Ids in a batch.
     pub batch_max: usize,
+    /// Batches of the low lane on their way while live messages come; each is an eighth of a full one, and followed by a rest.
+    pub low_in_flight_max: usize,
     /// How long a busy worker waits for a batch to fill. An idle one does not wait.
     pub linger_ms_max: u64,
     /// Bulk requests in flight: the adaptive limit's ceiling.
@@ -212,6 +214,7 @@ impl Default for Worker {
     fn default() -> Self {
         Self {
             batch_max: 1000,
+            low_in_flight_max: 1,
             linger_ms_max: 20,
             bulks_in_flight_max: 8,
             bulk_bytes_max: 4 * 1024 * 1024,
@@ -390,6 +393,7 @@ impl Config {
         let worker = &self.worker;
         let bounds = [
             ("worker.batch_max", worker.batch_max as u64, 1, 10_000),
+            ("worker.low_in_flight_max", worker.low_in_flight_max as u64, 1, 256),
             ("worker.bulks_in_flight_max", worker.bulks_in_flight_max as u64, 1, 256),
             ("worker.fetches_in_flight_max", worker.fetches_in_flight_max as u64, 1, 256),
             ("worker.bulk_bytes_max", worker.bulk_bytes_max as u64, 65_536, 90_000_000),

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 pub struct Share {
     /// From the narrowest part to the whole.
     levels: Vec<Arc<Semaphore>>,
+    /// Of the narrowest part.
+    places: usize,
 }
 
 /// A place within a [`Share`]; freed by dropping it.
@@ -21,7 +23,7 @@ pub struct Place(#[expect(dead_code, reason = "held for their Drop")] Vec<OwnedS
 impl Share {
     /// The shares of `jobs` jobs in a bound of `total`: everything for a single job, else half.
     pub fn among(total: usize, jobs: usize) -> Vec<Self> {
-        let whole = Self { levels: vec![Arc::new(Semaphore::new(total))] };
+        let whole = Self { levels: vec![Arc::new(Semaphore::new(total))], places: total };
         let own = if jobs <= 1 { total } else { total.div_ceil(2) };
         (0..jobs).map(|_| whole.part(own)).collect()
     }
@@ -29,7 +31,12 @@ impl Share {
     /// A part of this share that may take `places` of it at the most.
     pub fn part(&self, places: usize) -> Self {
         let own = Arc::new(Semaphore::new(places));
-        Self { levels: std::iter::once(own).chain(self.levels.iter().cloned()).collect() }
+        Self { levels: std::iter::once(own).chain(self.levels.iter().cloned()).collect(), places }
+    }
+
+    /// How many there are, those that are taken included.
+    pub fn places(&self) -> usize {
+        self.places
     }
 
     /// Waits for a place: first within the own part, then in the whole.
@@ -44,6 +51,26 @@ impl Share {
 
 async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     semaphore.clone().acquire_owned().await.expect("the semaphores here are never closed")
+}
+
+/// When live messages came last, to any job of a worker: beside them the low lane takes little.
+#[derive(Debug, Default)]
+pub struct LiveTraffic(Mutex<Option<Instant>>);
+
+impl LiveTraffic {
+    /// How long after a message the next one is reckoned with: the few that come seldom are not to meet a full load either.
+    const RECKONED_WITH: Duration = Duration::from_secs(10);
+
+    /// Some came.
+    pub fn came(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether more are to be reckoned with.
+    pub fn is_there(&self) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < Self::RECKONED_WITH)
+    }
 }
 
 /// What a request told of the server's state.
@@ -325,6 +352,23 @@ mod shapes;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn live_messages_are_reckoned_with_for_a_while() {
+        let live = LiveTraffic::default();
+        assert!(!live.is_there());
+        live.came();
+        tokio::time::advance(LiveTraffic::RECKONED_WITH - Duration::from_millis(1)).await;
+        assert!(live.is_there());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!live.is_there());
+    }
+
+    #[test]
+    fn a_part_is_as_large_as_it_was_made() {
+        let share = Share::among(12, 3).pop().expect("a share");
+        assert_eq!((share.places(), share.part(2).places()), (6, 2));
+    }
 
     /// Drives a controller with `rounds` requests of `took`, all places used.
     fn drive(controller: &mut Controller, now: &mut Instant, rounds: u32, took: Duration, signal: Signal) {

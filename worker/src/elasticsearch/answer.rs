@@ -54,12 +54,14 @@ impl From<Outcome<'_>> for BulkItem {
 fn bulk_error(error: &Value) -> BulkError {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut reason = text(&error["reason"]);
-    let mut cause = &error["caused_by"];
-    while let Some(inner) = cause["reason"].as_str() {
-        if !reason.contains(inner) {
-            reason = format!("{reason}: {inner}");
+    // Of a search, whose own reason is that its shards failed, the root cause says why.
+    for mut cause in [&error["caused_by"], &error["root_cause"][0]] {
+        while let Some(inner) = cause["reason"].as_str() {
+            if !reason.contains(inner) {
+                reason = format!("{reason}: {inner}");
+            }
+            cause = &cause["caused_by"];
         }
-        cause = &cause["caused_by"];
     }
     let kind = error["type"].as_str().unwrap_or("unknown").to_owned();
     if reason.is_empty() {
@@ -153,6 +155,14 @@ mod tests {
         assert!(items[1].not_found);
         let error = items[2].error.as_ref().expect("an error");
         assert_eq!(error.reason, "[1:2] failed: For input string: \"a\"");
+    }
+
+    #[test]
+    fn a_search_that_failed_says_why() {
+        let body = br#"{"error":{"type":"search_phase_execution_exception","reason":"all shards failed","root_cause":[
+            {"type":"parse_exception","reason":"failed to parse date field [yesterday]"}]},"status":400}"#;
+        let Fault::Documents(reason) = fault(400, body) else { panic!("another fault") };
+        assert!(reason.ends_with("all shards failed: failed to parse date field [yesterday]"), "{reason}");
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pinion_schemas::{Id, JobDefinition, KeyType};
 use sqlx::mysql::{MySqlColumn, MySqlConnection, MySqlPool, MySqlRow, MySqlStatement};
-use sqlx::{AssertSqlSafe, Column as _, ColumnOrigin, Executor as _, Row as _, SqlSafeStr as _, Statement as _, TypeInfo as _};
+use sqlx::{
+    AssertSqlSafe, Column as _, ColumnOrigin, Executor as _, Row as _, SqlSafeStr as _, Statement as _, TypeInfo as _,
+};
 
 use super::Mysql;
 use super::fault::of_query;

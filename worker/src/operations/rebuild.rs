@@ -112,7 +112,11 @@ pub struct Planned {
 pub async fn planned(context: &Context, job: &str) -> anyhow::Result<Planned> {
     let definition = definition(context, job)?;
     let (old, _) = behind(context, definition).await?;
-    let keys = context.source(definition)?.keys(definition, WhichKeys::default()).await.with_context(|| format!("job {job}"))?;
+    let keys = context
+        .source(definition)?
+        .keys(definition, WhichKeys::default())
+        .await
+        .with_context(|| format!("job {job}"))?;
     let live = indexes::live(&context.elasticsearch, &definition.index).await?;
     let steps = IndexWanted::of_job(definition).steps(&live, "");
     let rebuilds = steps.into_iter().filter(|step| step.sign == Sign::Rebuild);

@@ -160,7 +160,13 @@ pub async fn verify(
     let list = async || source.keys(definition, which.clone()).await.with_context(|| format!("job {job}"));
     let keys = insist(list).await?;
     tell(Event::Expected(part.documents().unwrap_or(keys.estimate())));
-    let found = Verified { job: job.to_owned(), started_at: now_ms(), full: options.full, range: options.range.clone(), ..Verified::default() };
+    let found = Verified {
+        job: job.to_owned(),
+        started_at: now_ms(),
+        full: options.full,
+        range: options.range.clone(),
+        ..Verified::default()
+    };
     let mut run = Run {
         look: Look { context, job: definition, full: options.full },
         options,

@@ -27,7 +27,7 @@ use crate::event_job::{self, EventJob};
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::generation::Generations;
-use crate::limit::{AdaptiveLimit, Share};
+use crate::limit::{AdaptiveLimit, LiveTraffic, Share};
 use crate::metrics::Metrics;
 use crate::pipeline::job::{Job, Parts, Settings};
 use crate::pipeline::runner::{Surroundings, run_job};
@@ -169,7 +169,6 @@ impl Shared {
         let index: Arc<dyn Index> = context.elasticsearch.clone();
         let known: Vec<String> = context.jobs.iter().map(|job| job.name.clone()).collect();
         let queues: Arc<dyn Queues> = Arc::new(Rabbitmq::new(config, worker.clone()));
-        let places = config.worker.fetches_in_flight_max + config.worker.bulks_in_flight_max;
         let sources = context.state_index(StateIndex::Sources);
         let generations: Vec<(String, Arc<Generations>)> = context
             .sources
@@ -191,7 +190,7 @@ impl Shared {
             gates: gates(context, &index, &queues, &generations),
             generations,
             surroundings: Surroundings {
-                source: Source::new(queues, places, &known),
+                source: Source::new(queues, &known),
                 controls: Controls::default(),
                 statuses,
                 shutdown,
@@ -233,6 +232,7 @@ impl Shared {
     fn jobs(&self, context: &Context, chosen: Vec<JobDefinition>) -> Vec<Arc<Job>> {
         let limits = &context.config.worker;
         let batches = Share::among(limits.fetches_in_flight_max + limits.bulks_in_flight_max, chosen.len());
+        let live = Arc::new(LiveTraffic::default());
         let mut fetches: Vec<(&str, Vec<Share>)> = self
             .generations
             .iter()
@@ -261,6 +261,7 @@ impl Shared {
                 index: self.index.clone(),
                 broker: self.broker.clone(),
                 batches,
+                live: live.clone(),
                 fetches,
                 bulks: self.bulks.clone(),
                 gates: gates.cloned().collect(),

@@ -118,13 +118,12 @@ impl Batcher {
         true
     }
 
-    /// Closes the next batch, if there is something to do.
+    /// Closes the next batch, of `size` entries at the most, if there is something to do.
     ///
     /// Takes what is there at once. While earlier batches are on their way (`running` above 0), it waits for more,
     /// until the batch is full, they are done or `linger` has passed: an idle worker does not wait, a
     /// busy one fills its batches.
-    pub async fn next(&mut self, running: &mut watch::Receiver<usize>) -> Option<Batch> {
-        let size = self.job.batch_size();
+    pub async fn next(&mut self, size: usize, running: &mut watch::Receiver<usize>) -> Option<Batch> {
         let deadline = self.since.unwrap_or_else(Instant::now) + self.job.settings.linger;
         while self.open.len() < size {
             let delivery = match self.deliveries.try_recv() {

@@ -15,7 +15,7 @@ use super::targets::Lease;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::Generations;
-use crate::limit::{AdaptiveLimit, Share};
+use crate::limit::{AdaptiveLimit, LiveTraffic, Share};
 use crate::metrics::{Metrics, job_label, verdict_label};
 use crate::ports::{Broker, Database, Index};
 
@@ -54,6 +54,8 @@ pub struct Parts {
     pub broker: Arc<dyn Broker>,
     /// Batches on their way, this job's part of the worker's.
     pub batches: Share,
+    /// Whether live messages come, to any job of the worker.
+    pub live: Arc<LiveTraffic>,
     /// Reads in flight, this job's part of its source's.
     pub fetches: Share,
     /// Bulk requests in flight, of all jobs.
@@ -81,6 +83,8 @@ pub struct Settings {
     pub worker: Arc<str>,
     /// See [`crate::config::Worker::batch_max`].
     pub batch_max: usize,
+    /// See [`crate::config::Worker::low_in_flight_max`].
+    pub low_in_flight_max: usize,
     /// See [`crate::config::Worker::linger_ms_max`].
     pub linger: Duration,
     /// See [`crate::config::Worker::bulk_bytes_max`].
@@ -106,6 +110,7 @@ impl Settings {
             dead_letters: config.names.state_index(StateIndex::DeadLetters),
             worker,
             batch_max: limits.batch_max,
+            low_in_flight_max: limits.low_in_flight_max,
             linger: Duration::from_millis(limits.linger_ms_max),
             bulk_bytes_max: limits.bulk_bytes_max,
             document_age: Duration::from_secs(limits.document_age_s_max),

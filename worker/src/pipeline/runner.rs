@@ -31,6 +31,11 @@ const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
 /// How often it is asked, while they are read, whether there are no more; and after their turn, whether nothing else is left to do.
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
+/// A batch of the low lane beside live messages is this part of a full one,
+const LOW_PART: usize = 8;
+/// and after it the lane rests for as long as it took, but never longer than this.
+const REST_AT_MOST: Duration = Duration::from_secs(1);
+
 /// A message is never held longer, whatever the reason.
 const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
 
@@ -223,7 +228,8 @@ impl Runner {
         let (report, mut broken) = mpsc::channel(1);
         let mut running = JoinSet::new();
         for (lane, deliveries) in session.take_deliveries() {
-            running.spawn(run_lane(self.job.clone(), deliveries, self.places(lane), report.clone()));
+            let places = self.job.batches.part(lane.places(&self.job));
+            running.spawn(run_lane(self.job.clone(), lane, deliveries, places, report.clone()));
         }
         let name = self.job.name();
         let end = tokio::select! {
@@ -253,15 +259,6 @@ impl Runner {
         end
     }
 
-    /// How many batches of a lane may be on their way.
-    fn places(&self, lane: Lane) -> Share {
-        match lane {
-            Lane::Live => self.job.batches.clone(),
-            Lane::Low => self.job.batches.part(self.surroundings.source.low_places()),
-            Lane::Suspects | Lane::Alone => self.job.batches.part(1),
-        }
-    }
-
     /// Ends when a message has been held for too long while a server is away: another worker may reach it. And
     /// in any case well before the broker closes channels that hold a message for half an hour.
     async fn held_too_long(&self, session: &Session, lanes: &[Lane]) -> String {
@@ -289,19 +286,39 @@ impl Runner {
 }
 
 /// Makes batches of a lane's deliveries and sends them on their way, several at a time.
-async fn run_lane(job: Arc<Job>, deliveries: mpsc::Receiver<Delivery>, places: Share, broken: mpsc::Sender<Broken>) {
-    let mut batcher = Batcher::new(job, deliveries);
+async fn run_lane(
+    job: Arc<Job>,
+    lane: Lane,
+    deliveries: mpsc::Receiver<Delivery>,
+    places: Share,
+    broken: mpsc::Sender<Broken>,
+) {
+    let mut batcher = Batcher::new(job.clone(), deliveries);
     let running = watch::Sender::new(0_usize);
     let mut observed = running.subscribe();
+    let rest = watch::Sender::new(Instant::now());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
+        let mut size = job.batch_size();
+        match lane {
+            Lane::Live => job.live.came(),
+            Lane::Low if job.live.is_there() => {
+                beside_live(&job, &mut observed).await;
+                let rest = *rest.borrow();
+                tokio::time::sleep_until(rest).await;
+                size = (size / LOW_PART).max(1);
+            }
+            Lane::Low | Lane::Suspects | Lane::Alone => {}
+        }
         // What comes while there is no place fills the batch.
         let place = places.place().await;
-        let Some(batch) = batcher.next(&mut observed).await else { continue };
+        let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
-        let (counted, report) = (running.clone(), broken.clone());
+        let (counted, report, rest) = (running.clone(), broken.clone(), rest.clone());
         batches.spawn(async move {
+            let began = Instant::now();
             run(batch, place, report).await;
+            rest.send_replace(Instant::now() + began.elapsed().min(REST_AT_MOST));
             counted.send_modify(|running| *running -= 1);
         });
         while let Some(ended) = batches.try_join_next() {
@@ -310,6 +327,14 @@ async fn run_lane(job: Arc<Job>, deliveries: mpsc::Receiver<Delivery>, places: S
     }
     while let Some(ended) = batches.join_next().await {
         report_panic(ended, &broken);
+    }
+}
+
+/// Waits until few enough batches of the low lane are on their way, or live messages come no more: what Elasticsearch and the database
+/// do for those ones, live ones wait for.
+async fn beside_live(job: &Job, running: &mut watch::Receiver<usize>) {
+    while *running.borrow_and_update() >= job.settings.low_in_flight_max && job.live.is_there() {
+        let _ended_or_quiet = tokio::time::timeout(LOOK, running.changed()).await;
     }
 }
 

@@ -45,6 +45,16 @@ impl Lane {
     /// Those that are read when nothing else is, each by itself.
     const APART: [&[Self]; 2] = [&[Self::Suspects], &[Self::Alone]];
 
+    /// Batches that may be on their way: of the low lane all but a quarter, so that live ones find a place.
+    pub fn places(self, job: &Job) -> usize {
+        let all = job.batches.places();
+        match self {
+            Self::Live => all,
+            Self::Low => (all - all / 4).max(1),
+            Self::Suspects | Self::Alone => 1,
+        }
+    }
+
     fn queue(self, job: &Job) -> String {
         let names = &job.settings.names;
         match self {
@@ -68,20 +78,13 @@ const SUSPECTS_TOGETHER: u16 = 32;
 #[derive(Clone)]
 pub struct Source {
     queues: Arc<dyn Queues>,
-    /// Batches on their way at the most, which the prefetch follows.
-    places: usize,
     jobs: Arc<[String]>,
 }
 
 impl Source {
-    /// A source for a worker that knows these jobs, and has so many batches on their way at the most.
-    pub fn new(queues: Arc<dyn Queues>, places: usize, jobs: &[String]) -> Self {
-        Self { queues, places, jobs: jobs.into() }
-    }
-
-    /// Batches of the low lane that may be on their way: a quarter, so that live ones find a place.
-    pub fn low_places(&self) -> usize {
-        (self.places / 4).max(1)
+    /// A source for a worker that knows these jobs.
+    pub fn new(queues: Arc<dyn Queues>, jobs: &[String]) -> Self {
+        Self { queues, jobs: jobs.into() }
     }
 
     /// The suspects that wait to be read, if there are some: those that may be read together first.
@@ -144,7 +147,7 @@ impl Source {
     async fn open_lane(&self, intake: Intake, lost: watch::Sender<Option<String>>) -> Result<OpenLane, Fault> {
         let job = intake.job.clone();
         let lane = intake.lane;
-        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), self.prefetch(lane, &job)).await?;
+        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), prefetch(lane, &job)).await?;
         // A channel's first delivery has the tag 1.
         let ledger = Ledger::new(1);
         let (sender, deliveries) = mpsc::channel(job.settings.batch_max);
@@ -158,17 +161,18 @@ impl Source {
         let acknowledger = tokio::spawn(acknowledge(channel.clone(), ledger.clone(), finished, lost));
         Ok(OpenLane { lane, channel, ledger, deliveries: Some(deliveries), in_hand, task, acknowledger, finish })
     }
+}
 
-    /// Enough that every place has a full batch and the next one is there.
-    fn prefetch(&self, lane: Lane, job: &Job) -> u16 {
-        let batches = match lane {
-            Lane::Live => self.places + 1,
-            Lane::Low => self.low_places() + 1,
-            Lane::Suspects => return SUSPECTS_TOGETHER,
-            Lane::Alone => return 1,
-        };
-        u16::try_from(batches * job.settings.batch_max).unwrap_or(u16::MAX)
-    }
+/// Enough that every place has a full batch and the next one is there. Messages of the low lane mostly carry many ids each, and what a
+/// worker has in hand neither another one can take nor a pause hold up.
+fn prefetch(lane: Lane, job: &Job) -> u16 {
+    let batches = match lane {
+        Lane::Live => lane.places(job) + 1,
+        Lane::Low => 1,
+        Lane::Suspects => return SUSPECTS_TOGETHER,
+        Lane::Alone => return 1,
+    };
+    u16::try_from(batches * job.settings.batch_max).unwrap_or(u16::MAX)
 }
 
 /// Acknowledges the settled prefix as it rises. Only here, one after the other: a lower tag

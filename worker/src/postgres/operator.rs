@@ -223,9 +223,7 @@ impl KeyColumn {
         };
         let sql_type = sql_type(key);
         // Qualified in ORDER BY: a bare name would mean the cast value, which has no index.
-        format!(
-            "SELECT t.{column}::{sql_type} FROM {table} AS t WHERE {conditions} ORDER BY t.{column} LIMIT {PAGE}"
-        )
+        format!("SELECT t.{column}::{sql_type} FROM {table} AS t WHERE {conditions} ORDER BY t.{column} LIMIT {PAGE}")
     }
 }
 

@@ -49,7 +49,10 @@ impl<'a> Feed<'a> {
             }
             Ids::Lines(reader) => Origin::Lines(Lines { reader, key: job.key, line: 0, ended: false }),
             Ids::All(range) => {
-                let keys = database.keys(job, WhichKeys { after: None, range }).await.with_context(|| format!("job {}", job.name))?;
+                let keys = database
+                    .keys(job, WhichKeys { after: None, range })
+                    .await
+                    .with_context(|| format!("job {}", job.name))?;
                 tell(Event::Expected(keys.estimate()));
                 Origin::All { keys, page: Vec::new().into_iter() }
             }

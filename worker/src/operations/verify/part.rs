@@ -10,9 +10,8 @@ use crate::elasticsearch::{Method, segment};
 use crate::ports::ColumnRange;
 
 /// The types of fields whose values Elasticsearch puts in the same order as a database: not texts, which each collation puts in its own.
-const ORDERED: [&str; 10] = [
-    "long", "integer", "short", "byte", "unsigned_long", "double", "float", "scaled_float", "date", "date_nanos",
-];
+const ORDERED: [&str; 10] =
+    ["long", "integer", "short", "byte", "unsigned_long", "double", "float", "scaled_float", "date", "date_nanos"];
 
 /// Which documents are looked at.
 pub(super) enum Part {
@@ -29,7 +28,11 @@ impl Part {
     ///
     /// # Errors
     /// The index has no such field, or none whose order is the database's; a limit is no value of it.
-    pub(super) async fn of(context: &Context, job: &JobDefinition, range: Option<&ColumnRange>) -> anyhow::Result<Self> {
+    pub(super) async fn of(
+        context: &Context,
+        job: &JobDefinition,
+        range: Option<&ColumnRange>,
+    ) -> anyhow::Result<Self> {
         let Some(range) = range else { return Ok(Self::All) };
         let ColumnRange { field, from, to } = range;
         if field == "_id" {
@@ -73,7 +76,9 @@ impl Part {
     /// Whether a document that the query found belongs to it.
     pub(super) fn has(&self, id: &Id) -> bool {
         match self {
-            Self::Ids { from, to } => from.as_ref().is_none_or(|from| id >= from) && to.as_ref().is_none_or(|to| id < to),
+            Self::Ids { from, to } => {
+                from.as_ref().is_none_or(|from| id >= from) && to.as_ref().is_none_or(|to| id < to)
+            }
             Self::All | Self::Found { .. } => true,
         }
     }

@@ -24,8 +24,8 @@ const TELL: Duration = Duration::from_secs(1);
 const GONE_MS: u64 = 15_000;
 /// Before the low lane is looked at again, while enough waits there.
 const BUSY: Duration = Duration::from_millis(500);
-/// Ids of a message.
-const IDS: usize = 100;
+/// Ids of a message: as many as make it cheap to carry, and few enough that a worker's share of the queue is soon worked off.
+const IDS: usize = 50;
 
 /// Where the walk of a job is: a document beside its hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +134,8 @@ impl<'a> Place<'a> {
     pub(super) async fn go(&mut self, surroundings: &Surroundings) -> Result<bool, Fault> {
         let job = self.job;
         let last = self.walk.last.as_deref().and_then(|last| job.definition.key.id_from_text(last).ok());
-        let mut keys: Box<dyn Keys + '_> = job.database.keys(&job.definition, WhichKeys { after: last, range: None }).await?;
+        let mut keys: Box<dyn Keys + '_> =
+            job.database.keys(&job.definition, WhichKeys { after: last, range: None }).await?;
         self.walk.expected = self.walk.ids + keys.estimate();
         let mut due = Instant::now();
         loop {
