@@ -21,6 +21,7 @@ mod table;
 mod tuning;
 mod whole_way;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -85,18 +86,12 @@ async fn bench(options: &Options) -> Result<()> {
         signal = tokio::signal::ctrl_c() => Err(signal.map_or_else(Into::into, |()| anyhow!("interrupted"))),
     };
     let cleaned = servers.clean().await;
-    let (report, picture) = measured?;
-    println!("{report}");
-    if let Some(file) = &options.markdown {
-        std::fs::write(file, report).with_context(|| file.display().to_string())?;
-        let file = file.with_extension("svg");
-        std::fs::write(&file, picture).with_context(|| file.display().to_string())?;
-    }
+    println!("{}", measured?);
     cleaned
 }
 
-/// The report, and its picture.
-async fn measure(options: &Options, servers: &Servers) -> Result<(String, String)> {
+/// Measures everything; the report. Its file is written whenever a part is done: what comes later may fail.
+async fn measure(options: &Options, servers: &Servers) -> Result<String> {
     let versions = servers.versions(options.kafka_version.as_deref()).await?;
     let bench = Bench::prepare(options, servers).await?;
     let peers = Peers::install(&bench).await?;
@@ -105,21 +100,43 @@ async fn measure(options: &Options, servers: &Servers) -> Result<(String, String
     for number in 1..=options.runs {
         runs.push(bench.run(&peers, number).await?);
     }
-    let rebuild = if options.rebuild { Some(rebuild::run(&bench).await?) } else { None };
-    let tuning = if options.tuning { tuning::run(&bench).await? } else { Vec::new() };
-    let growth = if options.growth { growth::run(&bench).await? } else { Vec::new() };
-    let surroundings = Surroundings {
+    let mut surroundings = Surroundings {
         versions,
         processor: cpu::processor(),
         cores: std::thread::available_parallelism()?.get(),
         documents: bench.documents.count,
         bytes_per_document: bench.documents.bytes() as f64 / bench.documents.count as f64,
         warm_up_passes,
-        condition: cpu::condition()?,
+        condition: String::new(),
     };
-    let once = Once { rebuild, tuning, growth };
-    let report = report::report(options, &surroundings, &runs, &once, IDS_PER_MESSAGE);
-    Ok((report, report::picture(options, &runs, IDS_PER_MESSAGE)))
+    let mut once = Once::default();
+    let mut told = |once: &Once| -> Result<String> {
+        surroundings.condition = cpu::condition()?;
+        let report = report::report(options, &surroundings, &runs, once, IDS_PER_MESSAGE);
+        if let Some(file) = &options.markdown {
+            let write =
+                |file: &Path, text: &str| std::fs::write(file, text).with_context(|| file.display().to_string());
+            write(file, &report)?;
+            write(&file.with_extension("svg"), &report::picture(options, &runs, IDS_PER_MESSAGE))?;
+            if !once.tuning.is_empty() {
+                write(&file.with_extension("tuning.svg"), &report::curves_picture(&once.tuning))?;
+            }
+        }
+        Ok(report)
+    };
+    told(&once)?;
+    if options.rebuild {
+        once.rebuild = Some(rebuild::run(&bench).await?);
+        told(&once)?;
+    }
+    if options.tuning {
+        once.tuning = tuning::run(&bench).await?;
+        told(&once)?;
+    }
+    if options.growth {
+        once.growth = growth::run(&bench).await?;
+    }
+    told(&once)
 }
 
 impl<'a> Bench<'a> {

@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// What is run beside Pinion, one after the other.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) peers: Vec<Peer>,
-    /// Write the report to this file too, and its picture beside it, as .svg.
+    /// Write the report to this file too, and its pictures beside it, as .svg, whenever a part is done.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
     /// The program to measure; the one beside this program when not given.

@@ -1,4 +1,4 @@
-//! The report's picture: how much of raw bulk each way reaches, as bars.
+//! The report's pictures: bars.
 
 use std::fmt::Write as _;
 
@@ -14,16 +14,17 @@ const BAR: f64 = 18.0;
 /// One bar.
 pub(crate) struct Bar {
     pub(crate) name: String,
-    /// Of raw bulk: 1 is as fast.
-    pub(crate) ratio: f64,
-    /// Whether it is Pinion's.
+    pub(crate) length: f64,
+    /// What stands behind it.
+    pub(crate) figure: String,
+    /// Whether it is Pinion's, or the default.
     pub(crate) ours: bool,
 }
 
 /// An SVG picture of these bars, in the order given; readable on a light and on a dark page.
 pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
     let height = TOP + STEP * bars.len() as f64 + 10.0;
-    let longest = bars.iter().map(|bar| bar.ratio).fold(1.0, f64::max);
+    let longest = bars.iter().map(|bar| bar.length).fold(f64::MIN_POSITIVE, f64::max);
     let mut picture = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
          <title>{title}</title>\n\
@@ -31,15 +32,15 @@ pub(crate) fn svg(title: &str, bars: &[Bar]) -> String {
          @media (prefers-color-scheme: dark) {{ text {{ fill: #e6edf3 }} .ours {{ fill: #f97316 }} .other {{ fill: #6e7681 }} }}</style>\n\
          <text class=\"title\" x=\"10\" y=\"24\">{title}</text>\n"
     );
-    for (place, Bar { name, ratio, ours }) in bars.iter().enumerate() {
+    for (place, Bar { name, length, figure, ours }) in bars.iter().enumerate() {
         let y = TOP + STEP * place as f64;
-        let width = (WIDTH - LEFT - RIGHT) * ratio / longest;
+        let width = (WIDTH - LEFT - RIGHT) * length / longest;
         let (class, text_y) = (if *ours { "ours" } else { "other" }, y + BAR - 4.0);
         writeln!(
             picture,
             "<text x=\"{}\" y=\"{text_y}\" text-anchor=\"end\">{name}</text>\
              <rect class=\"{class}\" x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>\
-             <text x=\"{:.1}\" y=\"{text_y}\">{ratio:.2}</text>",
+             <text x=\"{:.1}\" y=\"{text_y}\">{figure}</text>",
             LEFT - 10.0,
             LEFT + width + 6.0,
         )

@@ -84,7 +84,8 @@ impl Beside {
     }
 }
 
-/// What is measured once, and not in each run.
+/// What is measured once, and not in each run; none or empty where it was not.
+#[derive(Default)]
 pub(crate) struct Once {
     pub(crate) rebuild: Option<RebuildRun>,
     pub(crate) tuning: Vec<Curve>,
@@ -140,7 +141,10 @@ pub(crate) fn report(
         text += &section(&format!("The same, while {LOW_IDS} ids wait in the low lane"), lanes_table(&latencies));
     }
     if let Some(rebuild) = &once.rebuild {
-        text += &section("Rebuild and verify, once", rebuild_table(surroundings, rebuild));
+        let speeds =
+            runs.iter().flat_map(|run| run.peers_of(Peer::Pgsync)).map(|beside| beside.run.documents_per_second);
+        let pgsync = Some(speeds.collect()).filter(|speeds: &Vec<f64>| !speeds.is_empty()).map(median_of);
+        text += &section("Rebuild and verify, once", rebuild_table(surroundings, rebuild, pgsync));
     }
     for curve in &once.tuning {
         text += &section(&format!("The whole way by {}", curve.setting), curve_table(curve));
@@ -159,9 +163,10 @@ pub(crate) fn picture(options: &Options, runs: &[Run], ids_per_message: usize) -
     let of_runs = |figure: &dyn Fn(&Run) -> f64| median_of(runs.iter().map(figure).collect());
     let speed = |raw: &RawRun| raw.documents_per_second;
     let way = |way: &WholeWayRun, raw: [&RawRun; 2]| Measured { way, raw }.of_raw(way.documents_per_second, speed);
-    let ours = |name: String, ratio: f64| Bar { name, ratio, ours: true };
+    let bar = |name: String, ratio: f64, ours: bool| Bar { name, length: ratio, figure: format!("{ratio:.2}"), ours };
+    let ours = |name: String, ratio: f64| bar(name, ratio, true);
     let mut bars = vec![
-        Bar { name: "Elasticsearch alone, prepared bodies".to_owned(), ratio: 1.0, ours: false },
+        bar("Elasticsearch alone, prepared bodies".to_owned(), 1.0, false),
         ours(
             format!("Pinion, {ids_per_message} ids a message"),
             of_runs(&|run| way(&run.many, [&run.raw[1], &run.raw[2]])),
@@ -170,9 +175,22 @@ pub(crate) fn picture(options: &Options, runs: &[Run], ids_per_message: usize) -
     ];
     bars.extend(options.peers.iter().map(|peer| {
         let ratios = runs.iter().flat_map(|run| run.peers_of(*peer)).map(|beside| beside.of_raw()).collect();
-        Bar { name: peer.title().to_owned(), ratio: median_of(ratios), ours: false }
+        bar(peer.title().to_owned(), median_of(ratios), false)
     }));
     plot::svg("Documents a second, of raw Elasticsearch bulk in the same minutes", &bars)
+}
+
+/// The picture of the curves: documents a second by each setting's value, the defaults marked.
+pub(crate) fn curves_picture(curves: &[Curve]) -> String {
+    let bars = curves.iter().flat_map(|curve| {
+        curve.points.iter().map(|point| Bar {
+            name: format!("{} = {}", curve.setting, point.value),
+            length: point.documents_per_second,
+            figure: format!("{:.0}", point.documents_per_second),
+            ours: point.value == curve.default,
+        })
+    });
+    plot::svg("Documents a second by the settings that matter most; the defaults are marked", &bars.collect::<Vec<_>>())
 }
 
 fn heading(options: &Options, surroundings: &Surroundings, runs: &[Run]) -> String {

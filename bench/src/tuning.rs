@@ -13,6 +13,7 @@ const IDS_PER_MESSAGE: [usize; 5] = [1, 5, 20, 100, 1_000];
 /// A setting's curve.
 pub(crate) struct Curve {
     pub(crate) setting: &'static str,
+    pub(crate) default: usize,
     pub(crate) points: Vec<Point>,
 }
 
@@ -30,18 +31,18 @@ pub(crate) struct Point {
 /// Measures all of them, each value once.
 pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Curve>> {
     let mut curves = Vec::new();
-    for (setting, values) in [("batch_max", &BATCHES[..]), ("bulks_in_flight_max", &BULKS)] {
+    for (setting, default, values) in [("batch_max", 1_000, &BATCHES[..]), ("bulks_in_flight_max", 8, &BULKS)] {
         let mut points = Vec::new();
         for value in values {
             points.push(measure(bench, *value, &format!("{setting} = {value}\n"), 1).await?);
         }
-        curves.push(Curve { setting, points });
+        curves.push(Curve { setting, default, points });
     }
     let mut points = Vec::new();
     for ids in IDS_PER_MESSAGE {
         points.push(measure(bench, ids, "", ids).await?);
     }
-    curves.push(Curve { setting: "ids a message", points });
+    curves.push(Curve { setting: "ids a message", default: 1, points });
     Ok(curves)
 }
 

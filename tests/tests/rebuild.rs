@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pinion_tests::{Namespace, Pinion, Setup, Worker, eventually};
@@ -75,16 +75,19 @@ impl Shop {
         Ok(answer.as_object().context("aliases")?.keys().cloned().collect())
     }
 
-    /// Orders come, change and go, and items move, until it is told to end; every change is sent.
+    /// Orders come, change and go, and items move, in transactions that change 14 documents each, about 500 a second, until it is told to
+    /// end; every change is sent. How many transactions there were.
     async fn live(&self, orders: u32, end: &AtomicBool) -> Result<u32> {
-        let mut changes = 0_u32;
+        let (mut changes, began) = (0_u32, Instant::now());
         while !end.load(Ordering::Relaxed) {
             let id = |of: u32| i64::from(1 + (changes * 31 + of * 977) % orders);
             let new = i64::from(orders + 1 + changes);
-            let [updated, deleted, from, to] = [1, 2, 3, 4].map(id);
+            let [deleted, from, to] = [2, 3, 4].map(id);
+            let updated: Vec<i64> = (10..20).map(id).collect();
+            let list = updated.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
             self.namespace
                 .execute(&format!(
-                    "BEGIN; UPDATE orders SET total = total + 1 WHERE id = {updated};
+                    "BEGIN; UPDATE orders SET total = total + 1 WHERE id IN ({list});
                      INSERT INTO orders (id, customer_id, merchant_id, total, placed_at, updated_at)
                        SELECT {new}, customer_id, merchant_id, 7, placed_at, updated_at FROM orders ORDER BY id LIMIT 1;
                      DELETE FROM orders WHERE id = {deleted};
@@ -92,10 +95,12 @@ impl Shop {
                        WHERE order_id = {from} AND EXISTS (SELECT FROM orders WHERE id = {to}); COMMIT"
                 ))
                 .await?;
-            send(&self.namespace, "orders", [updated, new, deleted, from, to]).await?;
+            send(&self.namespace, "orders", updated.into_iter().chain([new, deleted, from, to])).await?;
             changes += 1;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let rate = f64::from(changes * 14) / began.elapsed().as_secs_f64();
+        eprintln!("{changes} transactions changed {rate:.0} documents a second");
         Ok(changes)
     }
 }
@@ -132,6 +137,8 @@ async fn an_index_is_rebuilt_under_live_writes_whatever_ends() -> Result<()> {
         });
         let loading = loading.await?;
         ensure!(loading["walk"]["done"] == false, "{loading}: it is over already");
+        let status = shop.pinion.command(&["status"]).await?.stdout;
+        ensure!(status.contains("REBUILDS\n  orders: "), "{status}");
         command.kill().await?;
         first.kill().await?;
         // It has the new files, and feeds the old index by its own query, as the other one feeds the new index.

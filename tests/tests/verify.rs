@@ -46,16 +46,16 @@ async fn mended(pinion: &Pinion) -> Result<()> {
 
 #[tokio::test]
 async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
-    let namespace = Namespace::shop(2_000).await?;
-    let (pinion, worker) = indexed(&namespace, &Setup::shop(&namespace)?, 2_000).await?;
+    let namespace = Namespace::shop(20_000).await?;
+    let (pinion, worker) = indexed(&namespace, &Setup::shop(&namespace)?, 20_000).await?;
     let (verified, is_true) = verify(&pinion, &["--full"]).await?;
     assert!(is_true, "{verified}");
-    assert_eq!((&verified["source_ids"], &verified["index_ids"]), (&json!(2_000), &json!(2_000)));
+    assert_eq!((&verified["source_ids"], &verified["index_ids"]), (&json!(20_000), &json!(20_000)));
 
     // Behind Pinion's back: rows changed, documents deleted, others put in, one changed by somebody else.
     namespace.execute("UPDATE orders SET total = total + 1 WHERE id % 20 = 0").await?;
     let (elastic, index) = (namespace.elastic(), namespace.index("orders"));
-    for id in 1..=10 {
+    for id in 1..=50 {
         elastic.ok(Method::DELETE, &format!("/{index}/_doc/{}", id * 20 + 1), None).await?;
         elastic.ok(Method::PUT, &format!("/{index}/_doc/{}", 50_000 + id), Some(json!({"id": id}))).await?;
     }
@@ -69,11 +69,11 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
 
     let (verified, is_true) = verify(&pinion, &["--patience-s", "1"]).await?;
     assert!(!is_true);
-    assert_eq!(counts(&verified), [10, 10, 0, 0], "{verified}");
+    assert_eq!(counts(&verified), [50, 50, 0, 0], "{verified}");
     let (verified, is_true) = verify(&pinion, &["--full", "--patience-s", "1", "--examples", "200"]).await?;
     assert!(!is_true);
-    assert_eq!(counts(&verified), [10, 10, 102, 0], "{verified}");
-    assert_eq!(verified["fields"]["total"], 101);
+    assert_eq!(counts(&verified), [50, 50, 1_002, 0], "{verified}");
+    assert_eq!(verified["fields"]["total"], 1_001);
     assert_eq!(verified["fields"]["currency"], 2);
     assert!(verified["from_the_future"].as_u64().is_some_and(|future| future >= 1), "{verified}");
     assert!(verified["missing"]["examples"].as_array().context("ids")?.contains(&json!("21")), "{verified}");
@@ -81,7 +81,7 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
     let shown = pinion.command(&["verify", "orders", "--full", "--patience-s", "0", "--examples", "1"]).await?;
     assert_eq!(shown.code, 1);
     for expected in [
-        "orders: 122 documents not true to the source",
+        "orders: 1,102 documents not true to the source",
         "missing: a row, no document",
         "`pinion verify orders --full --repair`",
     ] {
@@ -91,13 +91,13 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
     a_range_shows_its_part(&pinion).await?;
 
     let (verified, _) = verify(&pinion, &["--full", "--patience-s", "0", "--repair"]).await?;
-    assert_eq!((counts(&verified), &verified["repaired"]), ([10, 10, 102, 0], &json!(122)), "{verified}");
+    assert_eq!((counts(&verified), &verified["repaired"]), ([50, 50, 1_002, 0], &json!(1_102)), "{verified}");
     assert_eq!(verified["passed"], true, "{verified}");
     mended(&pinion).await?;
     let (sample, is_true) = verify(&pinion, &["--full", "--sample", "0.5"]).await?;
     assert!(is_true);
     let (looked, bound) = (sample["source_ids"].as_u64().context("ids")?, sample["wrong_part_max"].as_f64());
-    assert!((700..1_300).contains(&looked) && bound.is_some_and(|bound| bound < 0.005), "{sample}");
+    assert!((9_000..11_000).contains(&looked) && bound.is_some_and(|bound| bound < 0.0005), "{sample}");
 
     // Each result is kept.
     let kept = format!("{}-verify", namespace.name());
@@ -115,10 +115,10 @@ async fn exactly_what_is_wrong_is_found_and_repaired() -> Result<()> {
 /// Of what [`exactly_what_is_wrong_is_found_and_repaired`] has spoiled, ranges of ids and of columns show what lies in them.
 async fn a_range_shows_its_part(pinion: &Pinion) -> Result<()> {
     for (range, rows, documents, expected) in [
-        // Of the 10 missing ones, 101 to 201 in steps of 20; of the changed ones, 100 to 200.
+        // Of the missing ones, 101 to 201 in steps of 20; of the changed ones, 100 to 200.
         (vec!["--from", "100", "--to", "202"], 102, 96, [6, 0, 6, 0]),
-        (vec!["--from", "2001"], 0, 10, [0, 10, 0, 0]),
-        // The orphans' own fields say 1 to 10.
+        (vec!["--from", "20001"], 0, 50, [0, 50, 0, 0]),
+        // The orphans' own fields say 1 to 50.
         (vec!["--by", "id", "--from", "3", "--to", "5"], 2, 4, [0, 2, 0, 0]),
         (vec!["--by", "id", "--to", "8"], 7, 14, [0, 7, 1, 0]),
     ] {

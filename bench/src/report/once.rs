@@ -27,8 +27,8 @@ pub(super) fn curve_table(curve: &Curve) -> Table {
     table
 }
 
-/// One measurement a row, so lowest, median and highest are the same.
-pub(super) fn rebuild_table(surroundings: &Surroundings, run: &RebuildRun) -> Table {
+/// One measurement a row, so lowest, median and highest are the same; with the median of PGSync's first synchronisations, if there are some.
+pub(super) fn rebuild_table(surroundings: &Surroundings, run: &RebuildRun, pgsync: Option<f64>) -> Table {
     let RebuildRun { quiet, verified: [by_ids, full], live, end_to_end: [before, during] } = run;
     let rate = |rebuilt: &Rebuilt| rebuilt.ids / rebuilt.load_seconds;
     let allowed = surroundings.cores as f64 * quiet.ids / quiet.cpu.services();
@@ -40,6 +40,9 @@ pub(super) fn rebuild_table(surroundings: &Surroundings, run: &RebuildRun) -> Ta
     row("loaded with nothing else to do, documents/s", rate(quiet), None);
     row("what the services' CPU alone would allow, documents/s", allowed, None);
     row("of that", rate(quiet) / allowed, Some(Goal::AtLeast(ALLOWED_MIN)));
+    if let Some(pgsync) = pgsync {
+        row("PGSync's first synchronisation beside it, documents/s", pgsync, None);
+    }
     row("worker's CPU, µs a document", quiet.cpu.workers * 1e6 / quiet.ids, None);
     row("from the command until the alias has moved, s", quiet.seconds, None);
     row("loaded under live writes, documents/s", rate(live), None);

@@ -2,6 +2,7 @@
 
 mod feed;
 mod queues;
+mod rebuilds;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use self::feed::Feed;
 pub use self::queues::{Delay, JobQueues, Queue, Queues};
+pub use self::rebuilds::Rebuilding;
 pub use self::sources::{Replica, Source};
 use super::Context;
 use super::dead::{self, Counts, Filter};
@@ -64,6 +66,8 @@ pub struct Status {
     pub workers: Part<Vec<Heartbeat>>,
     /// What operators have paused.
     pub paused: Part<Vec<Hold>>,
+    /// The rebuilds of all jobs.
+    pub rebuilds: Part<Vec<Rebuilding>>,
     /// The sources with their replicas.
     pub sources: Vec<Source>,
     /// The change feed, where one is configured.
@@ -77,16 +81,17 @@ pub struct Status {
 /// Asks all parts at once.
 pub async fn status(context: &Context) -> Status {
     let all = Filter::default();
-    let (queues, workers, paused, sources, feed, dead_letters) = futures_util::join!(
+    let (queues, workers, paused, rebuilds, sources, feed, dead_letters) = futures_util::join!(
         part(queues::queues(context)),
         part(workers(context)),
         part(holds(context)),
+        part(rebuilds::rebuilds(context)),
         sources::sources(context),
         feed::feed(context),
         part(dead::count(context, &all))
     );
     let mut status =
-        Status { at: now_ms(), queues, workers, paused, sources, feed, dead_letters, problems: Vec::new() };
+        Status { at: now_ms(), queues, workers, paused, rebuilds, sources, feed, dead_letters, problems: Vec::new() };
     let jobs: Vec<&str> = context.jobs.iter().map(|job| job.name.as_str()).collect();
     let broken = context.jobs.iter().filter(|job| job.definition.is_none()).map(|job| job.name.as_str());
     status.problems =
@@ -116,8 +121,9 @@ async fn workers(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
 fn problems(status: &Status, jobs: &[&str]) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(status.queues.down().map(|error| format!("queues: {error}")));
-    // All three are in Elasticsearch: one reason is told once.
-    let mut state = [status.workers.down(), status.paused.down(), status.dead_letters.down()].to_vec();
+    // All of them are in Elasticsearch: one reason is told once.
+    let mut state =
+        [status.workers.down(), status.paused.down(), status.rebuilds.down(), status.dead_letters.down()].to_vec();
     state.dedup();
     problems.extend(state.into_iter().flatten().map(|error| format!("state: {error}")));
     problems.extend(status.sources.iter().flat_map(Source::problems));
@@ -132,6 +138,7 @@ fn problems(status: &Status, jobs: &[&str]) -> Vec<String> {
             }
         }
     }
+    problems.extend(status.rebuilds.known().into_iter().flatten().filter_map(rebuilds::problem));
     for hold in status.paused.known().into_iter().flatten() {
         let reason = hold.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         problems.push(format!(

@@ -4,7 +4,7 @@ mod age;
 mod lease;
 mod load;
 mod verifying;
-mod walk;
+pub(super) mod walk;
 mod watch;
 
 use std::net::SocketAddr;

@@ -32,7 +32,7 @@ const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
 /// A batch of the low lane beside live messages is this part of a full one,
-const LOW_PART: usize = 8;
+const LOW_PART: usize = 10;
 /// and after it the lane rests for as long as it took, but never longer than this.
 const REST_AT_MOST: Duration = Duration::from_secs(1);
 

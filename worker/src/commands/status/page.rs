@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::operations::dead::Counts;
 use crate::operations::heartbeat::{Heartbeat, JobBeat};
 use crate::operations::offsets::{FeedPartition, PartitionOffsets};
-use crate::operations::status::{Feed, Part, Queue, Queues, Source, Status};
+use crate::operations::status::{Feed, Part, Queue, Queues, Rebuilding, Source, Status};
+use crate::pipeline::targets::Phase;
 use crate::ports::LogUnit;
 use crate::status::JobState;
 
@@ -25,6 +26,9 @@ pub(super) fn page(status: &Status) -> String {
     }
     section("QUEUES", known(&status.queues, queues));
     section("WORKERS", known(&status.workers, |workers| workers_lines(workers, status.at)));
+    if let Some(rebuilds) = status.rebuilds.known().filter(|rebuilds| !rebuilds.is_empty()) {
+        section("REBUILDS", rebuilds.iter().map(|rebuild| rebuild_line(rebuild, status.at)).collect());
+    }
     section("SOURCES", status.sources.iter().map(source).collect());
     if let Some(feed) = &status.feed {
         section("CHANGE FEED", known(feed, |feed| feed_lines(feed, status.at)));
@@ -160,6 +164,23 @@ fn feed_lines(feed: &Feed, now_ms: u64) -> String {
         lines.push_str(&format!("    and {} more: `pinion offsets`\n", behind.len() - TOPICS_MAX));
     }
     lines
+}
+
+/// How far a rebuild is.
+fn rebuild_line(rebuild: &Rebuilding, now_ms: u64) -> String {
+    let Rebuilding { job, phase, new, started_at, failed, paused, ids, expected, .. } = rebuild;
+    let loaded = format!("{} of about {} ids are on their way", thousands(*ids), thousands((*expected).max(*ids)));
+    let doing = match phase {
+        _ if failed.is_some() => "can't go on".to_owned(),
+        Phase::Making => "makes its index".to_owned(),
+        Phase::Prepared => "waits until all workers write to both indexes".to_owned(),
+        Phase::Loading if *paused => format!("paused, {loaded}"),
+        Phase::Loading => loaded,
+        Phase::Swapped => "the alias has moved: --finish or --rollback".to_owned(),
+        Phase::Ended => "ended: --cancel removes what is left".to_owned(),
+    };
+    let line = format!("{job}: {doing}; {new}, begun {}", ago(now_ms, *started_at));
+    format!("  {}\n", shortened(&line, WIDTH - 2))
 }
 
 /// Counts by job and reason.

@@ -71,6 +71,18 @@ fn status() -> Status {
         }),
         workers: Part::Known(vec![worker("web1-4711-19ab3", NOW - 2000), worker("web2-7-19ab2", NOW - 60_000)]),
         paused: Part::Known(Vec::new()),
+        rebuilds: Part::Known(vec![Rebuilding {
+            job: "orders".to_owned(),
+            phase: Phase::Loading,
+            old: "orders-20251101".to_owned(),
+            new: "orders-20251121".to_owned(),
+            started_at: NOW - 90_000,
+            by: "ada on web1".to_owned(),
+            failed: None,
+            paused: false,
+            ids: 12_000,
+            expected: 200_000,
+        }]),
         sources: vec![Source {
             source: "shop".to_owned(),
             generation: Part::Known(Some(1)),
@@ -117,6 +129,7 @@ fn what_is_down_hides_nothing_else() {
         queues: Part::Down(format!("[rabbitmq] {refused}")),
         feed: None,
         workers: Part::Down("Elasticsearch is away: no answer".to_owned()),
+        rebuilds: Part::Down("Elasticsearch is away: no answer".to_owned()),
         dead_letters: Part::Down("Elasticsearch is away: no answer".to_owned()),
         problems: vec![format!("queues: [rabbitmq] {refused}"), "state: Elasticsearch is away: no answer".to_owned()],
         sources: vec![Source {
