@@ -73,7 +73,9 @@ async fn run(batch: Batch, place: Place, broken: mpsc::Sender<Broken>) {
     let mut place = Some(place);
     let mut waiting = vec![batch];
     let mut backoff = Backoff::for_server();
-    while let Some(batch) = waiting.pop() {
+    while let Some(mut batch) = waiting.pop() {
+        // What was not read yet is asked for in the size that has turned out to fit: what comes back beyond it is read for nothing.
+        waiting.extend(batch.split_off(job.batch_size()));
         // A batch that has to wait gives its place away: others may be able to go on.
         let held = match place.take() {
             Some(place) => place,
