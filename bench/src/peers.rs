@@ -60,7 +60,7 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Gearman => "Gearman, two Node workers",
-            Self::Celery => "Celery, a task a document, two processes",
+            Self::Celery => "Celery, a task a document",
             Self::Bento => "Bento, batches of 1,000",
             Self::Connect => "Redpanda Connect, batches of 1,000",
             Self::Pgsync => "PGSync, first synchronisation",
