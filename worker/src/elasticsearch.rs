@@ -204,7 +204,7 @@ pub(crate) fn segment(text: &str) -> String {
 }
 
 /// What of each item's answer is asked for. Its status always, so that none is left out: they are told apart by their place. The rest, such as
-/// ids, versions and shards, would be nine tenths of the answer.
+/// ids, versions and shards, would be most of the answer.
 const TOLD_OF_AN_ITEM: &str = "items.*.status,items.*.error,items.delete.result";
 
 impl Index for Elasticsearch {

@@ -299,19 +299,20 @@ async fn run_lane(
     let rest = watch::Sender::new(Instant::now());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
-        let mut size = job.batch_size();
+        let mut part = 1;
         match lane {
             Lane::Live => job.live.came(),
             Lane::Low if job.live.is_there() => {
                 beside_live(&job, &mut observed).await;
                 let rest = *rest.borrow();
                 tokio::time::sleep_until(rest).await;
-                size = (size / LOW_PART).max(1);
+                part = LOW_PART;
             }
             Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
         // What comes while there is no place fills the batch.
         let place = places.place().await;
+        let size = (job.batch_size() / part).max(1);
         let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
         let (counted, report, rest) = (running.clone(), broken.clone(), rest.clone());
