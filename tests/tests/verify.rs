@@ -170,6 +170,8 @@ async fn what_has_changed_since_a_time_is_verified_and_enqueued() -> Result<()> 
     assert_eq!((is_true, &verified["source_ids"], &verified["index_ids"]), (true, &json!(5), &json!(5)), "{verified}");
     let unclear = pinion.command(&["enqueue", "orders", "1", "--from", "5"]).await?;
     assert!(unclear.code == 2 && unclear.stderr.contains("--all"), "{unclear:?}");
+    let unclear = pinion.command(&["verify", "orders", "--by", "updated_at"]).await?;
+    assert!(unclear.code == 2 && unclear.stderr.contains("--from"), "{unclear:?}");
     assert_eq!(worker.terminate().await?, 0);
     namespace.finish().await
 }

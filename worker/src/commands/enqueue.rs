@@ -62,7 +62,7 @@ impl Enqueue {
         }
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
         let mut stdin = BufReader::with_capacity(1 << 16, tokio::fs::File::from_std(stdin.into()));
-        let range = self.range.into_columns();
+        let range = self.range.into_columns()?;
         if range.is_some() && !self.all {
             return Err(Failure::Usage(anyhow::anyhow!("--from and --to choose among --all ids of the source")));
         }

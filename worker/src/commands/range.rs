@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::shown;
+use super::{Failure, shown};
 use crate::ports::ColumnRange;
 
 /// A range of rows; without both limits it is none.
@@ -20,11 +20,18 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// The range that was given.
-    pub(super) fn into_columns(self) -> Option<ColumnRange> {
+    /// The range that was given, if one was; --by alone is wrong usage.
+    pub(super) fn into_columns(self) -> Result<Option<ColumnRange>, Failure> {
         let Self { from, to, by } = self;
-        let field = by.unwrap_or_else(|| "_id".to_owned());
-        (from.is_some() || to.is_some()).then_some(ColumnRange { field, from, to })
+        if from.is_some() || to.is_some() {
+            return Ok(Some(ColumnRange { field: by.unwrap_or_else(|| "_id".to_owned()), from, to }));
+        }
+        match by {
+            None => Ok(None),
+            Some(_) => {
+                Err(Failure::Usage(anyhow::anyhow!("--by says what --from and --to are values of: give one of them")))
+            }
+        }
     }
 }
 

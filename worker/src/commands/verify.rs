@@ -71,7 +71,7 @@ impl Verify {
         let options = VerifyOptions {
             index: None,
             full: self.full,
-            range: self.range.into_columns(),
+            range: self.range.into_columns()?,
             sample: self.sample,
             patience,
             ids_per_second_max: self.ids_per_second,
