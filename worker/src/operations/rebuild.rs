@@ -23,7 +23,7 @@ use super::pause::operator;
 use super::plan::Sign;
 use super::state::{insist, unusable};
 use super::verify::{self, Verified, VerifyOptions, verify};
-use super::work::walked;
+use super::work::walk::walked;
 use super::{Context, host};
 use crate::clock::now_ms;
 use crate::elasticsearch::{Answer, Method};

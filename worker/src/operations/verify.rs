@@ -1,6 +1,7 @@
 //! Whether an index is true to its source, both ways. A difference is looked at again before it is reported: on a busy source there are
 //! always some that a worker is about to mend.
 
+mod look;
 mod part;
 mod suspects;
 
@@ -13,12 +14,11 @@ use pinion_schemas::{From, Id, JobDefinition, StateIndex, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use self::look::{Finding, Look, Seen};
 use self::part::Part;
 use self::suspects::{Suspect, Suspects};
 use super::Context;
 use super::diff::{Counted, Example, count};
-use super::difference::{Difference, differences};
-use super::documents::{SourceDocument, Sourced, indexed, sourced};
 use super::enqueue::{EnqueueOptions, Ids, enqueue};
 use super::state::{State, insist, unusable};
 use crate::clock::now_ms;
@@ -180,69 +180,6 @@ pub async fn verify(
     };
     run.all(keys).await?;
     run.finish().await
-}
-
-/// What is found out about one id.
-enum Finding {
-    Equal,
-    Missing,
-    Orphaned,
-    Different(Vec<Difference>),
-    Unwritable(String),
-}
-
-/// One id, looked at on both sides.
-struct Seen {
-    id: Id,
-    finding: Finding,
-    /// Of the index's document.
-    held: Option<Version>,
-    /// Of the reading.
-    read: Version,
-}
-
-/// How ids are looked at.
-#[derive(Clone, Copy)]
-struct Look<'a> {
-    context: &'a Context,
-    job: &'a JobDefinition,
-    full: bool,
-}
-
-impl Look<'_> {
-    /// Both sides of these ids, past the fence. The source first: what is indexed between the two then looks newer, not older.
-    async fn closely(self, ids: Vec<Id>) -> anyhow::Result<Vec<Seen>> {
-        let Sourced { documents, version } = sourced(self.context, self.job, &ids).await?;
-        let held = indexed(self.context, &self.job.index, &ids, true).await?;
-        let mut seen = Vec::with_capacity(ids.len());
-        for ((id, source), held) in ids.into_iter().zip(documents).zip(held) {
-            let finding = match (source, &held.source) {
-                (SourceDocument::Gone, None) => Finding::Equal,
-                (SourceDocument::Gone, Some(_)) => Finding::Orphaned,
-                (SourceDocument::Unwritable(problem), _) => Finding::Unwritable(problem),
-                (SourceDocument::Document(_), None) => Finding::Missing,
-                (SourceDocument::Document(source), Some(held)) => match differences(&source, held)? {
-                    places if places.is_empty() => Finding::Equal,
-                    places => Finding::Different(places),
-                },
-            };
-            seen.push(Seen { id, finding, held: held.version.map(Version::from_u64).transpose()?, read: version });
-        }
-        Ok(seen)
-    }
-
-    /// Which of the source's ids are to be looked at closely, or again.
-    async fn at_a_glance(self, ids: Vec<Id>) -> anyhow::Result<(u64, Vec<Id>)> {
-        let count = ids.len() as u64;
-        if self.full {
-            let seen = self.closely(ids).await?;
-            let doubtful = seen.into_iter().filter(|seen| !matches!(seen.finding, Finding::Equal));
-            return Ok((count, doubtful.map(|seen| seen.id).collect()));
-        }
-        let held = indexed(self.context, &self.job.index, &ids, false).await?;
-        let missing = ids.into_iter().zip(held).filter(|(_, held)| held.version.is_none());
-        Ok((count, missing.map(|(id, _)| id).collect()))
-    }
 }
 
 /// A verification under way.

@@ -15,7 +15,6 @@ use pinion_schemas::{From, JobDefinition, LoadedJob, StateIndex};
 use tokio::task::JoinSet;
 
 use self::lease::Leases;
-pub(crate) use self::walk::walked;
 use self::watch::Watch;
 use super::Context;
 use crate::admin::{self, Admin};
