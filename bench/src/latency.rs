@@ -1,5 +1,6 @@
-//! Latency at a steady rate: rows are changed and committed, then a message is sent for each.
+//! Latency at a steady rate: rows are changed and committed, then a message is sent for each, while somebody searches the index.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::metrics::{Histogram, Metrics, Stages};
-use crate::pinion::{JOB, Workers};
-use crate::servers::NAMESPACE;
+use crate::pinion::{INDEX, JOB, Workers};
+use crate::servers::{Elasticsearch, NAMESPACE};
 use crate::whole_way::{LOOK, PATIENCE, connect};
 use crate::{Bench, IDS_PER_MESSAGE};
 
@@ -26,6 +27,9 @@ const ORDERS_MAX: usize = 20_000;
 const GROUP: usize = 10;
 /// Sent before, and not counted: connections and prepared statements are made then, and Elasticsearch learns to overwrite.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// How often the index is searched meanwhile: nobody waits for the documents of an index that nobody searches, and Elasticsearch
+/// leaves them in memory then until they are a mountain.
+const SEARCHES: Duration = Duration::from_secs(1);
 
 /// One worker under a steady load.
 pub(crate) struct LatencyRun {
@@ -37,12 +41,15 @@ pub(crate) struct LatencyRun {
     pub(crate) sent_per_second: f64,
     /// The worker's CPU seconds for each document.
     pub(crate) worker_cpu_seconds: f64,
+    /// Documents a second that were not of live jobs.
+    pub(crate) low_per_second: f64,
 }
 
 /// Sends jobs at the asked rate to one worker, on the index that is there, while so many other ids wait in the low lane.
 pub(crate) async fn run(bench: &Bench<'_>, low_ids: usize) -> Result<LatencyRun> {
     let options = &bench.options;
     let low_queue = Names::new(NAMESPACE)?.low_queue(JOB);
+    bench.servers.elasticsearch.merge(INDEX).await?;
     fill_low(bench, &low_queue, low_ids).await?;
     let sender = Sender::new(bench, options.latency_rate).await?;
     let workers = bench.pinion.work(1).await?;
@@ -54,6 +61,7 @@ pub(crate) async fn run(bench: &Bench<'_>, low_ids: usize) -> Result<LatencyRun>
     let sent = sender.send(warmed, Duration::from_secs(options.latency_seconds.into())).await?;
     let sent_per_second = sent as f64 / began.elapsed().as_secs_f64();
     let after = timed_at_least(&workers, warmed + sent).await?;
+    let seconds_watched = began.elapsed().as_secs_f64();
     let cpu = bench.services.read(&workers.pids())? - cpu_before;
 
     workers.end().await?;
@@ -65,7 +73,8 @@ pub(crate) async fn run(bench: &Bench<'_>, low_ids: usize) -> Result<LatencyRun>
     let seconds = after.histogram(END_TO_END)?.since(&before.histogram(END_TO_END)?);
     let stages = Stages::between(&before, &after)?;
     let done = after.sum(DOCUMENTS, "") - before.sum(DOCUMENTS, "");
-    Ok(LatencyRun { seconds, stages, sent_per_second, worker_cpu_seconds: cpu.workers / done })
+    let low_per_second = (done - seconds.count) / seconds_watched;
+    Ok(LatencyRun { seconds, stages, sent_per_second, worker_cpu_seconds: cpu.workers / done, low_per_second })
 }
 
 /// Messages without a time of sending, so that the worker's histogram has the live ones alone.
@@ -89,23 +98,46 @@ async fn timed_at_least(workers: &Workers, jobs: usize) -> Result<Metrics> {
     }
 }
 
-/// An application that changes rows and tells of it, at a steady rate.
-pub(crate) struct Sender {
+/// An application that changes rows and tells of it, at a steady rate, and an analyst who looks at what there is.
+pub(crate) struct Sender<'a> {
     publisher: Publisher,
     writer: PgPool,
     ids: Arc<[i64]>,
     rate: u32,
+    elasticsearch: &'a Elasticsearch,
 }
 
-impl Sender {
+impl<'a> Sender<'a> {
     /// One that sends so many jobs a second.
-    pub(crate) async fn new(bench: &Bench<'_>, rate: u32) -> Result<Self> {
+    pub(crate) async fn new(bench: &Bench<'a>, rate: u32) -> Result<Self> {
         let ids: Arc<[i64]> = bench.ids.iter().copied().take(ORDERS_MAX).collect();
-        Ok(Self { publisher: connect(bench).await?, writer: bench.servers.writer.clone(), ids, rate })
+        let servers = bench.servers;
+        Ok(Self {
+            publisher: connect(bench).await?,
+            writer: servers.writer.clone(),
+            ids,
+            rate,
+            elasticsearch: &servers.elasticsearch,
+        })
     }
 
     /// Sends for so long, each group at its time whether or not those before it are done; how many jobs.
     pub(crate) async fn send(&self, first: usize, duration: Duration) -> Result<usize> {
+        tokio::select! {
+            sent = self.send_groups(first, duration) => sent,
+            searched = self.search() => match searched? {},
+        }
+    }
+
+    async fn search(&self) -> Result<Infallible> {
+        let mut due = tokio::time::interval(SEARCHES);
+        loop {
+            due.tick().await;
+            self.elasticsearch.orders_by_status(INDEX).await?;
+        }
+    }
+
+    async fn send_groups(&self, first: usize, duration: Duration) -> Result<usize> {
         let count = (duration.as_secs_f64() * f64::from(self.rate)) as usize;
         let began = tokio::time::Instant::now();
         let mut groups = JoinSet::new();

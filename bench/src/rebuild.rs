@@ -68,6 +68,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<RebuildRun> {
         verified.push(verify(bench, &workers, more).await?);
     }
     eprintln!("rebuild, under {LIVE_RATE} changes a second");
+    bench.servers.elasticsearch.merge(INDEX).await?;
     let sender = Sender::new(bench, LIVE_RATE).await?;
     let sent = sender.send(0, BEFORE).await?;
     let first = settled(&workers, sent).await?;

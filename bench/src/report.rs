@@ -411,6 +411,7 @@ fn lanes_table(runs: &[&Latencies]) -> Table {
     let times = each(&|run| milliseconds(&run.beside, 0.99) / milliseconds(&run.alone, 0.99));
     table.row("p99, times that without them", &times, Some(Goal::AtMost(LANES_MAX)));
     table.row("sent, jobs/s", &each(&|run| run.beside.sent_per_second), None);
+    table.row("documents/s of the low lane", &each(&|run| run.beside.low_per_second), None);
     table.row("worker's CPU, µs a document of both lanes", &each(&|run| run.beside.worker_cpu_seconds * 1e6), None);
     table
 }

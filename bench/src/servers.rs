@@ -7,7 +7,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::kafka::Kafka;
@@ -129,6 +129,18 @@ impl Elasticsearch {
         self.request(Method::POST, &format!("/{index}/_refresh"), None).await?;
         let answer = self.request(Method::GET, &format!("/{index}/_count"), None).await?;
         answer["count"].as_u64().context("Elasticsearch's answer has no count")
+    }
+
+    /// How many orders there are of each status, as an analyst would ask.
+    pub(crate) async fn orders_by_status(&self, index: &str) -> Result<Value> {
+        let search = json!({"size": 0, "aggs": {"statuses": {"terms": {"field": "status"}}}});
+        self.request(Method::POST, &format!("/{index}/_search"), Some(&search)).await
+    }
+
+    /// Merges all segments of an index into one: what is measured then does not depend on what was written before, and the code that
+    /// merges is warm.
+    pub(crate) async fn merge(&self, index: &str) -> Result<()> {
+        self.request(Method::POST, &format!("/{index}/_forcemerge?max_num_segments=1"), None).await.map(drop)
     }
 
     /// How many documents have been put into an index, visible to searches or not.

@@ -186,7 +186,7 @@ pub struct Kafka {
 pub struct Worker {
     /// Ids in a batch.
     pub batch_max: usize,
-    /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest.
+    /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest at least twice as long as it took.
     pub low_in_flight_max: usize,
     /// How long a busy worker waits for a batch to fill. An idle one does not wait.
     pub linger_ms_max: u64,

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod fence;
 pub mod fetch;
 pub mod job;
+pub mod low;
 pub mod runner;
 pub mod settle;
 pub mod source;

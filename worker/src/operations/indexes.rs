@@ -44,8 +44,9 @@ pub struct TemplateWanted {
     pub body: Value,
 }
 
-/// While an index is loaded, nobody searches it, and it can be loaded again.
-const WHILE_LOADED: [(&str, &str); 2] = [("index.number_of_replicas", "0"), ("index.refresh_interval", "-1")];
+/// While an index is loaded, nobody searches it, and it can be loaded again. It is refreshed seldom, but not never: Elasticsearch would
+/// keep all of it in memory until there is no room, and then write for a second in which live writes wait.
+const WHILE_LOADED: [(&str, &str); 2] = [("index.number_of_replicas", "0"), ("index.refresh_interval", "5s")];
 
 /// The end of a new index's name: year to second, in UTC.
 pub fn stamp(ms: u64) -> String {

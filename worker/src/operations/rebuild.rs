@@ -308,7 +308,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Makes the new index, without replicas and without refreshes: it is loaded faster so, and nobody searches it yet.
+    /// Makes the new index, without replicas and with few refreshes: it is loaded faster so, and nobody searches it yet.
     async fn make(&self, rebuild: &Rebuild) -> anyhow::Result<()> {
         let path = format!("/{}", rebuild.new);
         let exists = self.context.elasticsearch.request(Method::Head, &path, None).await;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::batch::Batcher;
 use super::delivery::Delivery;
 use super::job::Job;
+use super::low::{LOW_PART, Rests};
 use super::source::{Lane, Session, Source};
 use super::{Broken, probe, run};
 use crate::control::Controls;
@@ -30,11 +31,6 @@ const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(5);
 const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
 /// How often it is asked, while they are read, whether there are no more; and after their turn, whether nothing else is left to do.
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
-
-/// A batch of the low lane beside live messages is this part of a full one,
-const LOW_PART: usize = 10;
-/// and after it the lane rests for as long as it took, but never longer than this.
-const REST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// A message is never held longer, whatever the reason.
 const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
@@ -296,16 +292,14 @@ async fn run_lane(
     let mut batcher = Batcher::new(job.clone(), deliveries);
     let running = watch::Sender::new(0_usize);
     let mut observed = running.subscribe();
-    let rest = watch::Sender::new(Instant::now());
+    let rests = Arc::new(Rests::new());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
         let mut part = 1;
         match lane {
             Lane::Live => job.live.came(),
             Lane::Low if job.live.is_there() => {
-                beside_live(&job, &mut observed).await;
-                let rest = *rest.borrow();
-                tokio::time::sleep_until(rest).await;
+                rests.over(&job, &mut observed).await;
                 part = LOW_PART;
             }
             Lane::Low | Lane::Suspects | Lane::Alone => {}
@@ -315,11 +309,11 @@ async fn run_lane(
         let size = (job.batch_size() / part).max(1);
         let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
-        let (counted, report, rest) = (running.clone(), broken.clone(), rest.clone());
+        let (counted, report, rests) = (running.clone(), broken.clone(), rests.clone());
         batches.spawn(async move {
             let began = Instant::now();
             run(batch, place, report).await;
-            rest.send_replace(Instant::now() + began.elapsed().min(REST_AT_MOST));
+            rests.took(began.elapsed());
             counted.send_modify(|running| *running -= 1);
         });
         while let Some(ended) = batches.try_join_next() {
@@ -328,14 +322,6 @@ async fn run_lane(
     }
     while let Some(ended) = batches.join_next().await {
         report_panic(ended, &broken);
-    }
-}
-
-/// Waits until few enough batches of the low lane are on their way, or live messages come no more: what Elasticsearch and the database
-/// do for those ones, live ones wait for.
-async fn beside_live(job: &Job, running: &mut watch::Receiver<usize>) {
-    while *running.borrow_and_update() >= job.settings.low_in_flight_max && job.live.is_there() {
-        let _ended_or_quiet = tokio::time::timeout(LOOK, running.changed()).await;
     }
 }
 

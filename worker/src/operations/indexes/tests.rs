@@ -48,7 +48,7 @@ fn changes_and_what_needs_a_rebuild_are_told_apart() {
     let before = orders();
     let live = made(&before.steps(&Live::new(), STAMP));
     let mapping = json!({
-        "settings": {"number_of_shards": 3, "number_of_replicas": 0, "refresh_interval": "5s"},
+        "settings": {"number_of_shards": 3, "number_of_replicas": 0, "refresh_interval": "2s"},
         "mappings": {"dynamic": "strict", "properties": {
             "id": {"type": "keyword"},
             "name": {"type": "text", "fields": {"keyword": {"type": "keyword"}}},
@@ -64,7 +64,7 @@ fn changes_and_what_needs_a_rebuild_are_told_apart() {
     insta::assert_snapshot!(shown(&steps), @r"
       ~ index merchants-20260102030405
           new field rating (float)
-          index.refresh_interval 1s -> 5s
+          index.refresh_interval 1s -> 2s
       ! index merchants-20260102030405: needs `pinion rebuild merchants`
           the field id: type long -> keyword
           index.number_of_shards 1 -> 3
@@ -78,9 +78,9 @@ fn changes_and_what_needs_a_rebuild_are_told_apart() {
     // Its documents are still made by the query that it was made with.
     assert_ne!(kept["definition"], "another");
     let body = after.to_be_loaded();
-    assert_eq!((&body["settings"]["index.refresh_interval"], &body["aliases"]), (&json!("-1"), &json!({})));
-    assert_eq!(body["mappings"]["_meta"]["pinion"]["settings"]["index.refresh_interval"], "5s");
-    let settings = json!({"index.number_of_replicas": 0, "index.refresh_interval": "5s"});
+    assert_eq!((&body["settings"]["index.refresh_interval"], &body["aliases"]), (&json!("5s"), &json!({})));
+    assert_eq!(body["mappings"]["_meta"]["pinion"]["settings"]["index.refresh_interval"], "2s");
+    let settings = json!({"index.number_of_replicas": 0, "index.refresh_interval": "2s"});
     assert_eq!(after.loaded_settings(), settings);
 }
 
