@@ -22,22 +22,17 @@ const STEP: f64 = 1.02;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// When a job's low lane may go on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rests(Mutex<Pace>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pace {
     /// What a batch takes, in seconds: about the median.
     usual_s: Option<f64>,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 impl Rests {
-    /// None so far.
-    pub fn new() -> Self {
-        Self(Mutex::new(Pace { usual_s: None, until: Instant::now() }))
-    }
-
     /// A batch took so long. The rest after it is longer by the square of how much slower than usual it was: servers that are busy with
     /// something else, such as a merge, are left to the live messages.
     pub fn took(&self, took: Duration) {
@@ -46,7 +41,7 @@ impl Rests {
         let usual_s = pace.usual_s.unwrap_or(took_s);
         let slower = (took_s / usual_s.max(f64::EPSILON)).max(1.0);
         pace.usual_s = Some(if took_s > usual_s { usual_s * STEP } else { usual_s / STEP });
-        pace.until = Instant::now() + took.mul_f64(REST * slower * slower).min(REST_AT_MOST);
+        pace.until = Some(Instant::now() + took.mul_f64(REST * slower * slower).min(REST_AT_MOST));
     }
 
     /// Waits until the next batch may go beside live messages, or these come no more.
@@ -55,7 +50,9 @@ impl Rests {
             let _ended_or_quiet = tokio::time::timeout(LOOK, running.changed()).await;
         }
         let until = self.0.lock().unwrap_or_else(PoisonError::into_inner).until;
-        tokio::time::sleep_until(until).await;
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
     }
 }
 
@@ -67,12 +64,12 @@ mod tests {
     fn rest_ms(rests: &Rests, took_ms: u64) -> u128 {
         rests.took(Duration::from_millis(took_ms));
         let until = rests.0.lock().expect("no test panics with it").until;
-        (until - Instant::now()).as_millis()
+        until.map_or(0, |until| (until - Instant::now()).as_millis())
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_slower_the_servers_are_the_longer_it_rests() {
-        let rests = Rests::new();
+        let rests = Rests::default();
         assert_eq!(rest_ms(&rests, 40), 80, "the first one is what is usual");
         for _ in 0..200 {
             rest_ms(&rests, 50);

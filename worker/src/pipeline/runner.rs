@@ -292,7 +292,7 @@ async fn run_lane(
     let mut batcher = Batcher::new(job.clone(), deliveries);
     let running = watch::Sender::new(0_usize);
     let mut observed = running.subscribe();
-    let rests = Arc::new(Rests::new());
+    let rests = Arc::new(Rests::default());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
         let mut part = 1;
