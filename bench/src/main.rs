@@ -1,5 +1,6 @@
 //! `pinion-bench`: measures Pinion's whole way against Elasticsearch's own speed. See README.md beside this folder.
 
+mod broker;
 mod cpu;
 mod documents;
 mod event;
@@ -130,6 +131,7 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
         told(&once)?;
     }
     if options.tuning {
+        once.broker = broker::run(&bench).await?;
         once.tuning = tuning::run(&bench).await?;
         told(&once)?;
     }

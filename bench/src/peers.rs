@@ -151,7 +151,7 @@ impl<'a> Peers<'a> {
         let broker = if peer.has_own_broker() { Some(self.start(peer, "broker")?) } else { None };
         match peer.jobs() {
             Jobs::Queue => {
-                servers.rabbitmq.create(QUEUE).await?;
+                servers.rabbitmq.create(QUEUE, None).await?;
                 servers.rabbitmq.fill(QUEUE, self.bench.ids[..documents].iter().map(i64::to_string)).await?;
             }
             Jobs::Itself => self.run_script(peer, &["enqueue", &documents.to_string()]).await?,

@@ -4,7 +4,8 @@ mod once;
 
 use std::fmt::Write as _;
 
-use self::once::{curve_table, growth_table, rebuild_table};
+use self::once::{broker_table, curve_table, growth_table, rebuild_table};
+use crate::broker::BrokerRun;
 use crate::cpu::CpuSeconds;
 use crate::feed::FeedRun;
 use crate::growth::Growth;
@@ -88,6 +89,7 @@ impl Beside {
 #[derive(Default)]
 pub(crate) struct Once {
     pub(crate) rebuild: Option<RebuildRun>,
+    pub(crate) broker: Vec<BrokerRun>,
     pub(crate) tuning: Vec<Curve>,
     pub(crate) growth: Vec<Growth>,
 }
@@ -145,6 +147,9 @@ pub(crate) fn report(
             runs.iter().flat_map(|run| run.peers_of(Peer::Pgsync)).map(|beside| beside.run.documents_per_second);
         let pgsync = Some(speeds.collect()).filter(|speeds: &Vec<f64>| !speeds.is_empty()).map(median_of);
         text += &section("Rebuild and verify, once", rebuild_table(surroundings, rebuild, pgsync));
+    }
+    if !once.broker.is_empty() {
+        text += &section("RabbitMQ alone, read by a client that only acknowledges", broker_table(&once.broker));
     }
     for curve in &once.tuning {
         text += &section(&format!("The whole way by {}", curve.setting), curve_table(curve));

@@ -1,10 +1,12 @@
 //! The services themselves: versions, counts, and the removal of everything that a run makes.
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -201,11 +203,15 @@ impl Rabbitmq {
         Ok(declared.message_count())
     }
 
-    /// Makes a durable queue, as a client makes one that knows of no other kind.
-    pub(crate) async fn create(&self, queue: &str) -> Result<()> {
+    /// Makes a durable queue of this kind, or as a client makes one that knows of none.
+    pub(crate) async fn create(&self, queue: &str, kind: Option<&str>) -> Result<()> {
         let (connection, channel) = self.open().await?;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.into(), durable, FieldTable::default()).await?;
+        let mut arguments = FieldTable::default();
+        if let Some(kind) = kind {
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        }
+        channel.queue_declare(queue.into(), durable, arguments).await?;
         Ok(connection.close(200, "done".into()).await?)
     }
 
@@ -235,6 +241,25 @@ impl Rabbitmq {
                 confirm.await?;
             }
         }
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// Reads so many messages of a queue; with each `together` of them, all until then are acknowledged.
+    pub(crate) async fn drain(&self, queue: &str, count: usize, prefetch: u16, together: usize) -> Result<()> {
+        let (connection, channel) = self.open().await?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let consume =
+            channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let mut consumer = consume.await?;
+        for number in 1..=count {
+            let delivery =
+                consumer.next().await.with_context(|| format!("{queue} has fewer than {count} messages"))??;
+            if number % together == 0 || number == count {
+                channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: together > 1 }).await?;
+            }
+        }
+        // What was acknowledged is done when the channel is closed.
+        channel.close(200, "done".into()).await?;
         Ok(connection.close(200, "done".into()).await?)
     }
 

@@ -1,6 +1,7 @@
 //! The tables of what is measured once.
 
 use super::{ALLOWED_MIN, LANES_MAX, MEBIBYTE, Surroundings};
+use crate::broker::BrokerRun;
 use crate::growth::{Growth, GrowthRun};
 use crate::metrics::Histogram;
 use crate::rebuild::{RebuildRun, Rebuilt, Verified};
@@ -23,6 +24,14 @@ pub(super) fn curve_table(curve: &Curve) -> Table {
         let figures =
             [point.documents_per_second, point.worker_cpu_a_document, point.rabbitmq_cpu_per_100_000, mebibytes];
         table.line(&point.value.to_string(), &figures);
+    }
+    table
+}
+
+pub(super) fn broker_table(runs: &[BrokerRun]) -> Table {
+    let mut table = Table::new(&["queue", "ids/s", "RabbitMQ's CPU, s per 100,000 ids", "the client's CPU, µs an id"]);
+    for BrokerRun { label, ids_per_second, rabbitmq_cpu_per_100_000, client_cpu_an_id } in runs {
+        table.line(label, &[*ids_per_second, *rabbitmq_cpu_per_100_000, *client_cpu_an_id]);
     }
     table
 }

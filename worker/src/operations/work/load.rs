@@ -15,7 +15,7 @@ use crate::pipeline::targets::{Phase, Rebuild};
 /// How often it is looked whether there is something to load.
 const LOOK: Duration = Duration::from_secs(1);
 /// Ids that are handed over at a time.
-const HAND: usize = 1_000;
+const HAND: usize = 5_000;
 /// Messages that may wait in the low lane: a few seconds' work, so that pausing is soon felt.
 const WAITING_MAX: u32 = 500;
 

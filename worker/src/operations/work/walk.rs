@@ -95,7 +95,7 @@ pub(super) struct Purpose<'a> {
     pub(super) document: String,
     /// Whether its messages fill an index that is being built.
     pub(super) load: bool,
-    /// Ids that are handed over at a time.
+    /// Ids that are handed over at a time, where the pace allows it.
     pub(super) hand: usize,
     /// Messages that may wait in the low lane before more are added.
     pub(super) waiting_max: u32,
@@ -103,6 +103,14 @@ pub(super) struct Purpose<'a> {
     pub(super) walked: Counter,
     /// How fast.
     pub(super) pace: &'a (dyn Fn(&Walk) -> Pace + Sync),
+}
+
+impl Purpose<'_> {
+    /// Ids to hand over now, when each takes so long: no more than the pace allows until it is looked at again.
+    fn hand(&self, each: Duration) -> usize {
+        let allowed = BUSY.as_nanos().checked_div(each.as_nanos()).unwrap_or(u128::MAX);
+        usize::try_from(allowed).unwrap_or(usize::MAX).clamp(1, self.hand)
+    }
 }
 
 /// This worker's walk, and what it takes to replace what is kept of it.
@@ -144,7 +152,8 @@ impl<'a> Place<'a> {
                 self.walk.done = true;
                 return self.put().await;
             }
-            for ids in page.chunks(self.purpose.hand) {
+            let mut rest = &page[..];
+            while !rest.is_empty() {
                 let each = loop {
                     let wait = due.saturating_duration_since(Instant::now());
                     match (self.purpose.pace)(&self.walk) {
@@ -157,7 +166,9 @@ impl<'a> Place<'a> {
                         return Ok(false);
                     }
                 };
+                let (ids, later) = rest.split_at(self.purpose.hand(each).min(rest.len()));
                 self.publish(ids).await?;
+                rest = later;
                 due = Instant::now().max(due) + each * u32::try_from(ids.len()).unwrap_or(u32::MAX);
                 self.walk.ids += ids.len() as u64;
                 self.purpose.walked.inc_by(ids.len() as u64);
