@@ -147,10 +147,12 @@ impl Source {
     async fn open_lane(&self, intake: Intake, lost: watch::Sender<Option<String>>) -> Result<OpenLane, Fault> {
         let job = intake.job.clone();
         let lane = intake.lane;
-        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), prefetch(lane, &job)).await?;
+        let prefetch = prefetch(lane, &job);
+        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), prefetch).await?;
         // A channel's first delivery has the tag 1.
         let ledger = Ledger::new(1);
-        let (sender, deliveries) = mpsc::channel(job.settings.batch_max);
+        // Messages of one id are taken up at once, all that the broker gives: as deliveries they need a part of the memory.
+        let (sender, deliveries) = mpsc::channel(prefetch.into());
         let in_hand = match lane {
             Lane::Live | Lane::Low => InHand::Uncounted,
             Lane::Suspects => InHand::Suspects(Suspects::new(job)),
