@@ -33,7 +33,7 @@ const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
 
 /// A message is never held longer, whatever the reason.
-const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
+const HELD_AT_MOST: Duration = Duration::from_secs(25 * 60);
 
 /// How long a paused job may take to finish what it has, so that little comes back as a redelivery.
 const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
