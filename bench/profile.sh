@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # profile.sh - where the worker's CPU time goes, in microseconds a document: samples of a run of the whole way, sorted by what the code is for.
 #
-#   bench/profile.sh [--orders N] [--programs FOLDER]
+#   bench/profile.sh [--allocations] [--orders N] [--programs FOLDER]
 #
+#   --allocations      count calls of malloc, calloc and realloc instead; every one is trapped, so the run is slow
 #   --orders N         orders in the shop (200000)
 #   --programs FOLDER  where `pinion` and `pinion-bench` are, instead of building them
 #
-# Needs perf (apt-get install linux-perf) and the right to use it. Samples are taken of all of the worker's life, its start and end included.
+# Needs perf (apt-get install linux-perf) and the right to use it, for --allocations that of the superuser. All of the worker's life is
+# looked at, its start and end included.
 set -euo pipefail
 TOP=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; }
 wrong() { echo "profile.sh: $1; --help says what there is" >&2; exit 2; }
 
-orders=200000 programs=""
+orders=200000 programs="" allocations=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --orders|--programs) [ $# -ge 2 ] || wrong "$1 needs a value"; if [ "$1" = --orders ]; then orders=$2; else programs=$2; fi; shift ;;
+    --allocations) allocations=yes ;;
     --help|-h) usage; exit ;;
     *) wrong "no such option: $1" ;;
   esac
@@ -30,7 +33,16 @@ if [ -z "$programs" ]; then
 fi
 
 work=$(mktemp -d)
-trap 'rm -r "$work"' EXIT
+functions=(malloc calloc realloc)
+finish() {
+  rm -r "$work"
+  [ -z "$allocations" ] || perf probe -q -d 'pinion_bench:*' || true
+}
+trap finish EXIT
+if [ -n "$allocations" ]; then
+  libc=$(ldd "$programs/pinion" | awk '/libc\.so/ { print $3 }')
+  for function in "${functions[@]}"; do perf probe -q -x "$libc" "pinion_bench:$function=$function"; done
+fi
 "$TOP/bench/run.sh" --orders "$orders" --runs 1 --feed-events 0 --programs "$programs" --markdown "$work/report.md" -- --latency-seconds 0 > "$work/run.log" 2>&1 &
 run=$!
 
@@ -41,9 +53,24 @@ for pass in one hundred; do
     kill -0 "$run" 2>/dev/null || { cat "$work/run.log" >&2; exit 1; }
     sleep 0.02
   done
-  perf record -q -e cpu-clock -F 1999 -p "$pid" -o "$work/$pass.data" >/dev/null 2>&1 || true
+  if [ -n "$allocations" ]; then
+    perf stat -x , -e "$(printf 'pinion_bench:%s,' "${functions[@]}" | sed 's/,$//')" -p "$pid" -o "$work/$pass.counts" >/dev/null 2>&1 || true
+  else
+    perf record -q -e cpu-clock -F 1999 -p "$pid" -o "$work/$pass.data" >/dev/null 2>&1 || true
+  fi
 done
 wait "$run" || { cat "$work/run.log" >&2; exit 1; }
+
+if [ -n "$allocations" ]; then
+  echo "| calls a document | one id a message | 100 ids a message |"
+  echo "| --- | ---: | ---: |"
+  for function in "${functions[@]}"; do
+    awk -F , -v "function_=$function" -v documents="$orders" '
+      $0 ~ ":" function_ "," { figures = figures sprintf(" %.2f |", $1 / documents) }
+      END { print "| " function_ " |" figures }' "$work/one.counts" "$work/hundred.counts"
+  done
+  exit
+fi
 
 sorted() {
   perf script -i "$work/$1.data" -F comm,period,ip,sym,dso 2>/dev/null | awk -v documents="$orders" '

@@ -295,12 +295,12 @@ async fn run_lane(
     let rests = Arc::new(Rests::default());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
-        let mut part = 1;
+        let (mut part, mut beside_live) = (1, None);
         match lane {
             Lane::Live => job.live.came(),
             Lane::Low if job.live.is_there() => {
                 rests.over(&job, &mut observed).await;
-                part = LOW_PART;
+                (part, beside_live) = (LOW_PART, Some(rests.clone()));
             }
             Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
@@ -309,11 +309,13 @@ async fn run_lane(
         let size = (job.batch_size() / part).max(1);
         let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
-        let (counted, report, rests) = (running.clone(), broken.clone(), rests.clone());
+        let (counted, report) = (running.clone(), broken.clone());
         batches.spawn(async move {
             let began = Instant::now();
             run(batch, place, report).await;
-            rests.took(began.elapsed());
+            if let Some(rests) = beside_live {
+                rests.took(began.elapsed());
+            }
             counted.send_modify(|running| *running -= 1);
         });
         while let Some(ended) = batches.try_join_next() {
