@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Near the end measure, once, `pinion rebuild` and `pinion verify`, with and without live writes.
     #[arg(long)]
     pub(crate) rebuild: bool,
-    /// Near the end measure, once, the curves of the settings that matter most.
+    /// Near the end measure, once, RabbitMQ alone and the curves of the settings that matter most.
     #[arg(long)]
     pub(crate) tuning: bool,
     /// At the end measure, once, how the workers grow: more workers, longer queues, larger documents, more jobs.

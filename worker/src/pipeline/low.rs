@@ -33,8 +33,8 @@ struct Pace {
 }
 
 impl Rests {
-    /// A batch beside live messages took so long. The rest after it is longer by the square of how much slower than usual it was: servers that are busy with
-    /// something else, such as a merge, are left to the live messages.
+    /// A batch beside live messages took so long. The rest after it is longer by the square of how much slower than usual it was:
+    /// servers that are busy with something else, such as a merge, are left to the live messages.
     pub fn took(&self, took: Duration) {
         let took_s = took.as_secs_f64();
         let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);

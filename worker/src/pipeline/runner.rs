@@ -295,17 +295,18 @@ async fn run_lane(
     let rests = Arc::new(Rests::default());
     let mut batches = JoinSet::new();
     while batcher.wait().await {
-        let (mut part, mut beside_live) = (1, None);
+        let mut beside_live = None;
         match lane {
             Lane::Live => job.live.came(),
             Lane::Low if job.live.is_there() => {
                 rests.over(&job, &mut observed).await;
-                (part, beside_live) = (LOW_PART, Some(rests.clone()));
+                beside_live = Some(rests.clone());
             }
             Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
         // What comes while there is no place fills the batch.
         let place = places.place().await;
+        let part = if beside_live.is_some() { LOW_PART } else { 1 };
         let size = (job.batch_size() / part).max(1);
         let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
