@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use pinion_schemas::{Id, StateIndex};
+use pinion_worker::backlog::Backlog;
 use pinion_worker::broker::RabbitmqBroker;
 use pinion_worker::config::Config;
 use pinion_worker::generation::Generations;
@@ -77,6 +78,7 @@ fn job(config: Config) -> Result<Arc<Job>> {
         batches: share(),
         fetches: share(),
         live: Arc::default(),
+        backlog: Backlog::default(),
         bulks: AdaptiveLimit::new(1),
         gates: Vec::new(),
         definition,

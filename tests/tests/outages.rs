@@ -238,3 +238,35 @@ async fn an_orderly_end_finishes_what_was_taken() -> Result<()> {
     assert_eq!(indexed + waiting, 3000, "{indexed} indexed, {waiting} wait");
     namespace.finish().await
 }
+
+/// A batch of all rows would take longer than a read may: it is cancelled, and what is asked for again has fewer.
+#[tokio::test]
+async fn rows_that_take_long_are_read_few_at_a_time() -> Result<()> {
+    const ROWS: i64 = 100;
+    let namespace = Namespace::empty().await?;
+    namespace
+        .execute(&format!(
+            "CREATE TABLE notes (id bigint PRIMARY KEY); GRANT SELECT ON notes TO pinion;
+             INSERT INTO notes SELECT generate_series(1, {ROWS})"
+        ))
+        .await?;
+    let setup =
+        Setup { replicas: Vec::new(), worker: "fetch_s_max = 2\n".to_owned(), ..Setup::without_jobs(&namespace)? };
+    let sql = "SELECT n.id AS _id, n.id AS number, pg_sleep(0.05)::text AS slept FROM notes n WHERE n.id = ANY(:ids)";
+    let mapping = r#"{"mappings": {"properties": {"number": {"type": "long"}, "slept": {"type": "keyword"}}}}"#;
+    setup.write_job(&namespace, "notes", "index = \"notes\"\nsource = \"shop\"\nkey = \"bigint\"\n", sql, mapping)?;
+    let pinion = applied(&namespace, &setup).await?;
+    send(&namespace, "notes", 1..=ROWS).await?;
+    let worker = pinion.work(&["--jobs", "notes"]).await?;
+    eventually("all documents", TIMEOUT, async || {
+        let count = namespace.elastic().count(&namespace.index("notes")).await?;
+        ensure!(count == ROWS as u64, "there are {count}");
+        Ok(Some(()))
+    })
+    .await?;
+    let cancelled = worker.metrics().await?.sum("pinion_retries_total", &[]);
+    assert!((1.0..20.0).contains(&cancelled), "{cancelled} reads were cancelled");
+    assert_eq!(dead_letters(&namespace).await?.len(), 0);
+    assert_eq!(worker.terminate().await?, 0);
+    namespace.finish().await
+}

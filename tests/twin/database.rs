@@ -13,6 +13,7 @@ use pinion_worker::ports::{
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::plan::FETCH;
 use crate::world::{Cut, Line, World};
 
 /// How long a batch waits for a replica before it reads from the primary.
@@ -336,6 +337,13 @@ impl Snapshot {
         if !world.with(|state| state.healed) && world.plan.poison.is_some_and(|poison| keys.contains(&poison)) {
             self.line.kill();
             self.line.live().await;
+        }
+        let takes = world.plan.row * u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        if !takes.is_zero() {
+            tokio::time::sleep(takes.min(FETCH)).await;
+        }
+        if takes > FETCH {
+            return Err(fault("canceling statement due to statement timeout", false));
         }
         if world.happens(2) {
             return Err(fault("canceled by a conflict with recovery", false));

@@ -16,11 +16,13 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pinion_worker::planted::{Bug, plant};
 
 use self::history::Violation;
-use self::run::{Outcome, play};
+use self::plan::FETCH;
+use self::run::{Outcome, play, play_changed};
 
 /// Seeds in a run of all tests.
 const SEEDS: u64 = 10_000;
@@ -114,6 +116,18 @@ fn every_planted_bug_is_found() {
     }
     plant(None);
     assert!(missed.is_empty(), "not found within {SEEDS_TO_FIND_MAX} seeds: {missed:?}");
+}
+
+#[test]
+fn rows_that_take_long_are_read_few_at_a_time() {
+    let _turn = turn();
+    plant(None);
+    // All of them together would take longer than a read may.
+    let outcome = play_changed(1, false, |plan| {
+        (plan.keys, plan.batch_max, plan.poison) = (100, 100, None);
+        (plan.row, plan.document_age) = (Duration::from_secs(1), FETCH);
+    });
+    assert_eq!(outcome.violation.map(|violation| violation.to_string()), None);
 }
 
 #[test]

@@ -35,10 +35,14 @@ pub(crate) struct Plan {
     pub(crate) batch_max: usize,
     /// See `[worker]`.
     pub(crate) document_age: Duration,
+    /// How long the database takes for a row.
+    pub(crate) row: Duration,
     /// The longest delay between a commit and its message.
     pub(crate) hook_delay_ms_max: i64,
 }
 
+/// When a read is cancelled.
+pub(crate) const FETCH: Duration = Duration::from_secs(30);
 /// How long a bulk request may take before the worker gives it up.
 pub(crate) const BULK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer one that was given up may still be under way.
@@ -65,6 +69,7 @@ impl Plan {
             gc_deletes: Duration::from_secs(*pick(dice, &[2, 10, 3600])),
             batch_max: *pick(dice, &[1, 4, 100]),
             document_age: Duration::from_secs(*pick(dice, &[2, 30])),
+            row: Duration::ZERO,
             hook_delay_ms_max: *pick(dice, &[0, 50, 5000]),
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::database;
 use crate::history::{Kind, Violation};
+use crate::plan::Plan;
 use crate::shop;
 use crate::worker;
 use crate::world::{State, World};
@@ -33,11 +34,16 @@ pub(crate) struct Outcome {
 
 /// Plays one seed; `shown`: with its lines.
 pub(crate) fn play(seed: u64, shown: bool) -> Outcome {
+    play_changed(seed, shown, |_| {})
+}
+
+/// Plays one seed with a plan that was changed.
+pub(crate) fn play_changed(seed: u64, shown: bool, change: impl FnOnce(&mut Plan)) -> Outcome {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without input and output");
     runtime.block_on(async {
-        let world = World::new(seed, shown);
+        let world = World::new(seed, shown, change);
         if shown {
             eprintln!("{:?}", world.plan);
         }

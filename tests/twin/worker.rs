@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pinion_schemas::{JobDefinition, Names, load_job};
+use pinion_worker::backlog::Backlog;
 use pinion_worker::control::Controls;
 use pinion_worker::error::Service;
 use pinion_worker::gate::Gate;
@@ -20,7 +21,7 @@ use pinion_worker::status::Statuses;
 use crate::broker::{self, JOB};
 use crate::database;
 use crate::index::{self, DEAD_LETTERS};
-use crate::plan::{BULK_TIMEOUT, SECOND_LOOK_MARGIN_S};
+use crate::plan::{BULK_TIMEOUT, FETCH, SECOND_LOOK_MARGIN_S};
 use crate::world::{Line, World};
 
 /// Fetches and bulks that may be in flight.
@@ -53,6 +54,7 @@ pub(crate) async fn work(world: &Arc<World>, number: usize, shutdown: Shutdown) 
         broker: connection as Arc<dyn Broker>,
         batches: share(FETCHES + BULKS),
         live: Arc::default(),
+        backlog: Backlog::default(),
         fetches: share(FETCHES),
         bulks: AdaptiveLimit::new(BULKS),
     };
@@ -96,6 +98,7 @@ fn settings(world: &World, number: usize) -> Settings {
         low_in_flight_max: 1,
         linger: Duration::from_millis(20),
         bulk_bytes_max: 1024 * 1024,
+        fetch: FETCH,
         document_age: plan.document_age,
         attempts_max: 5,
         deliveries_max: 5,

@@ -46,9 +46,11 @@ pub(crate) struct State {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, shown: bool) -> Arc<Self> {
+    /// A world of `seed`, its plan changed by `change`.
+    pub(crate) fn new(seed: u64, shown: bool, change: impl FnOnce(&mut Plan)) -> Arc<Self> {
         let mut dice = Dice::new(seed);
-        let plan = Plan::new(&mut dice);
+        let mut plan = Plan::new(&mut dice);
+        change(&mut plan);
         let state = State {
             dice,
             cluster: Cluster::new(plan.replicas),

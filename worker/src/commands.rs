@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::shown::lines;
+use crate::backlog::Backlog;
 use crate::config::Config;
 use crate::operations::Context;
 
@@ -127,7 +128,10 @@ pub fn run() -> ExitCode {
         eprintln!("pinion: --log: {error}");
         return ExitCode::from(USAGE);
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let backlog = Backlog::default();
+    let moderated = backlog.clone();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().on_thread_park(move || moderated.moderate()).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("pinion: {error}");
@@ -151,7 +155,7 @@ pub fn run() -> ExitCode {
             Command::Resume(resume) => resume.run(&global).await,
             Command::Status(status) => status.run(&global).await,
             Command::Verify(verify) => verify.run(&global).await,
-            Command::Work(work) => work.run(&global).await,
+            Command::Work(work) => work.run(&global, backlog).await,
         }
     });
     // A read of standard input that nobody waits for any more must not keep the process.

@@ -186,7 +186,7 @@ pub struct Kafka {
 pub struct Worker {
     /// Ids in a batch.
     pub batch_max: usize,
-    /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest at least twice as long as it took.
+    /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest at least three times as long as it took.
     pub low_in_flight_max: usize,
     /// How long a busy worker waits for a batch to fill. An idle one does not wait.
     pub linger_ms_max: u64,
@@ -196,7 +196,7 @@ pub struct Worker {
     pub bulk_bytes_max: usize,
     /// Reads in flight, and connections, a source.
     pub fetches_in_flight_max: usize,
-    /// A read that takes longer is cancelled and tried again.
+    /// A read that takes longer is cancelled, and tried again with fewer rows.
     pub fetch_s_max: u64,
     /// A document read longer ago than this is not sent but read again.
     pub document_age_s_max: u64,

@@ -1,6 +1,7 @@
 //! The worker and the operator's commands. See ARCHITECTURE.md for the map.
 
 pub mod admin;
+pub mod backlog;
 pub mod broker;
 pub mod clock;
 mod commands;

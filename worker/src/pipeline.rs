@@ -11,6 +11,7 @@ pub mod fence;
 pub mod fetch;
 pub mod job;
 pub mod low;
+pub mod pace;
 pub mod runner;
 pub mod settle;
 pub mod source;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::{Failure, Global};
+use crate::backlog::Backlog;
 use crate::operations::work::{WorkOptions, work};
 use crate::shutdown::Shutdown;
 
@@ -27,10 +28,10 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) async fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) async fn run(self, global: &Global, backlog: Backlog) -> Result<(), Failure> {
         let context = global.context()?;
         let shutdown = Shutdown::default();
         shutdown.on_signals().map_err(anyhow::Error::from)?;
-        Ok(work(context, WorkOptions { jobs: self.jobs, listen: self.listen }, shutdown).await?)
+        Ok(work(context, WorkOptions { jobs: self.jobs, listen: self.listen, backlog }, shutdown).await?)
     }
 }

@@ -18,6 +18,7 @@ use self::lease::Leases;
 use self::watch::Watch;
 use super::Context;
 use crate::admin::{self, Admin};
+use crate::backlog::Backlog;
 use crate::broker::RabbitmqBroker;
 use crate::clock::now_ms;
 use crate::control::Controls;
@@ -43,6 +44,8 @@ pub struct WorkOptions {
     pub jobs: Vec<String>,
     /// Instead of `[admin] listen`.
     pub listen: Option<SocketAddr>,
+    /// Where the runtime's threads look before they wait.
+    pub backlog: Backlog,
 }
 
 /// Works until `shutdown` is asked for; what was taken is then finished or given back.
@@ -61,7 +64,7 @@ pub async fn work(context: Context, options: WorkOptions, shutdown: Shutdown) ->
 
     let watch = Watch::new(&context, &worker, admin_addr, &shared);
     watch.first_look().await;
-    let jobs = shared.jobs(&context, chosen);
+    let jobs = shared.jobs(&context, chosen, &options.backlog);
     let from_queries = jobs.iter().filter(|job| job.definition.from == From::Query).cloned().collect();
     let leases =
         Leases::begin(context.elasticsearch.clone(), context.state_index(StateIndex::Jobs), from_queries).await;
@@ -228,7 +231,7 @@ impl Shared {
     }
 
     /// The jobs, with their shares of what is bounded.
-    fn jobs(&self, context: &Context, chosen: Vec<JobDefinition>) -> Vec<Arc<Job>> {
+    fn jobs(&self, context: &Context, chosen: Vec<JobDefinition>, backlog: &Backlog) -> Vec<Arc<Job>> {
         let limits = &context.config.worker;
         let batches = Share::among(limits.fetches_in_flight_max + limits.bulks_in_flight_max, chosen.len());
         let live = Arc::new(LiveTraffic::default());
@@ -261,6 +264,7 @@ impl Shared {
                 broker: self.broker.clone(),
                 batches,
                 live: live.clone(),
+                backlog: backlog.clone(),
                 fetches,
                 bulks: self.bulks.clone(),
                 gates: gates.cloned().collect(),

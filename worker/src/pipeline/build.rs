@@ -235,6 +235,11 @@ impl Builder {
         builder
     }
 
+    /// With room for `bytes` in the body, so that it does not move as it grows.
+    pub fn with_room(self, bytes: usize) -> Self {
+        Self { body: Vec::with_capacity(bytes), ..self }
+    }
+
     /// The version of what is added from now on.
     pub fn set_version(&mut self, version: Version) {
         self.action_end.clear();

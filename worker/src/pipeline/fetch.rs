@@ -33,7 +33,8 @@ pub async fn fetch(fenced: Fenced, route: Route) -> Result<Fetched, Failed> {
     let job = batch.job.clone();
     let started_at = Instant::now();
     let ids = batch.ids();
-    let builder = || Builder::new(&ids, version, job.settings.bulk_bytes_max);
+    let bytes = job.bytes_of(ids.len());
+    let builder = || Builder::new(&ids, version, job.settings.bulk_bytes_max).with_room(bytes);
     let read = async {
         let mut rows = builder();
         let first = route.first();
@@ -54,12 +55,18 @@ pub async fn fetch(fenced: Fenced, route: Route) -> Result<Fetched, Failed> {
     match read.await {
         Ok((rows, beside)) => {
             reading.finish().await;
-            job.meters.fetch_seconds.observe(started_at.elapsed().as_secs_f64());
+            let took = started_at.elapsed();
+            job.meters.fetch_seconds.observe(took.as_secs_f64());
+            job.pace.took(took, ids.len());
             let (bytes, documents) = rows.size();
             job.learn_size(bytes, documents);
             Ok(Fetched { batch, route, rows, beside, version, read_at })
         }
-        Err(fault) => Err(Failed { batch, fault }),
+        Err(fault) => {
+            // Whatever was cancelled because it took too long would have taken longer.
+            job.pace.took(started_at.elapsed() * 2, ids.len());
+            Err(Failed { batch, fault })
+        }
     }
 }
 

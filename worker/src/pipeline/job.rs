@@ -11,7 +11,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::conflicts::Conflicts;
+use super::pace::Pace;
 use super::targets::Lease;
+use crate::backlog::Backlog;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::Generations;
@@ -34,6 +36,8 @@ pub struct Job {
     pub lease: Lease,
     /// The moving mean of a document's bytes in a bulk request.
     document_bytes: AtomicUsize,
+    /// How fast its rows are read.
+    pub pace: Pace,
     /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
     hindrance: Mutex<Option<String>>,
 }
@@ -56,6 +60,8 @@ pub struct Parts {
     pub batches: Share,
     /// Whether live messages come, to any job of the worker.
     pub live: Arc<LiveTraffic>,
+    /// The full batches on their way, of all jobs of the worker.
+    pub backlog: Backlog,
     /// Reads in flight, this job's part of its source's.
     pub fetches: Share,
     /// Bulk requests in flight, of all jobs.
@@ -89,6 +95,8 @@ pub struct Settings {
     pub linger: Duration,
     /// See [`crate::config::Worker::bulk_bytes_max`].
     pub bulk_bytes_max: usize,
+    /// See [`crate::config::Worker::fetch_s_max`].
+    pub fetch: Duration,
     /// See [`crate::config::Worker::document_age_s_max`].
     pub document_age: Duration,
     /// See [`crate::config::Worker::attempts_max`].
@@ -113,6 +121,7 @@ impl Settings {
             low_in_flight_max: limits.low_in_flight_max,
             linger: Duration::from_millis(limits.linger_ms_max),
             bulk_bytes_max: limits.bulk_bytes_max,
+            fetch: Duration::from_secs(limits.fetch_s_max),
             document_age: Duration::from_secs(limits.document_age_s_max),
             attempts_max: limits.attempts_max,
             deliveries_max: limits.deliveries_max,
@@ -168,6 +177,7 @@ impl Job {
         Self {
             meters: Meters::new(metrics, &parts.definition.name),
             lease: Lease::new(&parts.definition),
+            pace: Pace::new(parts.settings.fetch.min(parts.settings.document_age)),
             parts,
             conflicts: Conflicts::default(),
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
@@ -188,10 +198,17 @@ impl Job {
         }
     }
 
-    /// Ids in a batch now: the configured number, fewer under pushback or with large documents.
+    /// Ids in a batch now: the configured number, fewer under pushback, with large documents or with rows that take long.
     pub fn batch_size(&self) -> usize {
         let fitting = self.settings.bulk_bytes_max / self.document_bytes.load(Ordering::Relaxed).max(1);
-        self.bulks.batch_size(self.settings.batch_max).min(fitting).max(1)
+        let readable = self.pace.readable(self.settings.batch_max);
+        self.bulks.batch_size(readable).min(fitting).max(1)
+    }
+
+    /// What a bulk request of so many documents is taken to weigh: a little more than their mean says, since batches differ.
+    pub fn bytes_of(&self, documents: usize) -> usize {
+        let bytes = documents.saturating_mul(self.document_bytes.load(Ordering::Relaxed));
+        bytes.saturating_add(bytes / 20).min(self.settings.bulk_bytes_max)
     }
 
     /// Learns what documents weigh, from `documents` that took `bytes`.

@@ -273,7 +273,12 @@ impl Runner {
             self.tell(state, hindrance.clone());
             let waits = if is_alone { hindrance.is_some() } else { away.is_some() };
             if age > HELD_AT_MOST || (waits && age > hold) {
-                let reason = hindrance.unwrap_or_else(|| "the worker is too slow for what it took".to_owned());
+                if hindrance.is_none() {
+                    self.job.pace.take_less();
+                }
+                let reason = hindrance.unwrap_or_else(|| {
+                    "the worker is too slow for what it took, and takes less from now on".to_owned()
+                });
                 tracing::warn!(job = self.job.name(), reason, "messages go back to their queue");
                 return reason;
             }
@@ -310,10 +315,13 @@ async fn run_lane(
         let size = (job.batch_size() / part).max(1);
         let Some(batch) = batcher.next(size, &mut observed).await else { continue };
         running.send_modify(|running| *running += 1);
+        let is_full = beside_live.is_none() && batch.entries.len() >= size;
+        let full = is_full.then(|| job.backlog.full_batch(job.bytes_of(batch.entries.len())));
         let (counted, report) = (running.clone(), broken.clone());
         batches.spawn(async move {
             let began = Instant::now();
             run(batch, place, report).await;
+            drop(full);
             if let Some(rests) = beside_live {
                 rests.took(began.elapsed());
             }

@@ -43,9 +43,20 @@ enum Decision {
     /// Read again in this worker, since the index holds a newer version.
     Overtaken,
     /// Published for later, then done.
-    Later(&'static str, Requeue),
+    Later(&'static str, Box<Requeue>),
     /// A dead letter, then done.
-    Dead(DeadLetter),
+    Dead(Box<DeadLetter>),
+}
+
+/// There is one of these an entry, and what is rare is large: it is kept elsewhere.
+impl Decision {
+    fn later(name: &'static str, requeue: Requeue) -> Self {
+        Self::Later(name, Box::new(requeue))
+    }
+
+    fn dead(letter: DeadLetter) -> Self {
+        Self::Dead(Box::new(letter))
+    }
 }
 
 /// Settles what Elasticsearch's answers settle.
@@ -77,7 +88,7 @@ pub async fn settle(outcome: Outcome) -> Rest {
         });
     }
     for (place, bytes) in &built.first.oversized {
-        decisions[*place] = Some(Decision::Dead(too_large(&job, &built.batch.entries[*place], *bytes)));
+        decisions[*place] = Some(Decision::dead(too_large(&job, &built.batch.entries[*place], *bytes)));
     }
     let (rows, unwritable) = (built.batch.entries.len(), built.first.unwritable.len());
     for (place, problem) in &built.first.unwritable {
@@ -85,7 +96,7 @@ pub async fn settle(outcome: Outcome) -> Rest {
             let mend = "mend document.sql, or what mapping.json says of that field";
             Decision::Again(Fault::Job(format!("{unwritable} of {rows} rows make no document: {problem}; {mend}")))
         } else {
-            Decision::Dead(letter(&job, &built.batch.entries[*place]).because("unwritable", problem))
+            Decision::dead(letter(&job, &built.batch.entries[*place]).because("unwritable", problem))
         });
     }
     for place in &built.first.unread {
@@ -155,7 +166,7 @@ fn decide(job: &Job, entry: &Entry, verdict: Verdict, ceiling: Option<Version>, 
     match verdict {
         Verdict::Indexed => Decision::Done("indexed"),
         Verdict::Deleted if planted(Bug::NoSecondLook) => Decision::Done("deleted"),
-        Verdict::Deleted if !entry.envelope.second_look => Decision::Later("deleted", second_look(job, entry)),
+        Verdict::Deleted if !entry.envelope.second_look => Decision::later("deleted", second_look(job, entry)),
         Verdict::Deleted => Decision::Done("deleted"),
         Verdict::Conflict(_) if planted(Bug::EveryConflictSuperseded) => Decision::Done("superseded"),
         Verdict::Conflict(Some(held)) if ceiling.is_some_and(|ceiling| held <= ceiling) => overtaken(entry),
@@ -169,7 +180,7 @@ fn decide(job: &Job, entry: &Entry, verdict: Verdict, ceiling: Option<Version>, 
             Some(reason) => {
                 Decision::Again(Fault::Job(format!("{reason}; mend mapping.json or document.sql, then `pinion apply`")))
             }
-            None => Decision::Dead(letter(job, entry).because("refused", format!("{}: {}", error.kind, error.reason))),
+            None => Decision::dead(letter(job, entry).because("refused", format!("{}: {}", error.kind, error.reason))),
         },
         Verdict::Failed(error) => failed_by_itself(job, entry, &error),
     }
@@ -227,18 +238,18 @@ fn from_the_future(job: &Job, entry: &Entry, held: Option<Version>) -> Decision 
     );
     let mut requeue = requeue(job, entry, Destination::LiveAfter(ladder(entry.envelope.attempts)));
     requeue.envelope.attempts += 1;
-    Decision::Later("from_the_future", requeue)
+    Decision::later("from_the_future", requeue)
 }
 
 fn failed_by_itself(job: &Job, entry: &Entry, error: &BulkError) -> Decision {
     let attempts = entry.envelope.attempts + 1;
     if attempts >= job.settings.attempts_max {
         let error = format!("{}: {}", error.kind, error.reason);
-        return Decision::Dead(letter(job, entry).because("failed", error));
+        return Decision::dead(letter(job, entry).because("failed", error));
     }
     let mut requeue = requeue(job, entry, Destination::LiveAfter(ladder(entry.envelope.attempts)));
     requeue.envelope.attempts = attempts;
-    Decision::Later("retried", requeue)
+    Decision::later("retried", requeue)
 }
 
 /// The delays of the broker's queues for retries, in seconds.
@@ -253,7 +264,7 @@ pub async fn give_up(batch: Batch, reason: &str, error: &str) -> Rest {
     let decisions = batch
         .entries
         .iter()
-        .map(|entry| Some(Decision::Dead(letter(&batch.job, entry).because(reason, error))))
+        .map(|entry| Some(Decision::dead(letter(&batch.job, entry).because(reason, error))))
         .collect();
     carry_out(batch, decisions).await
 }
@@ -315,8 +326,8 @@ impl Sorted {
             Some(Decision::Dead(letter)) if probe => self.again.push((Fault::Job(letter.error), entry)),
             Some(Decision::Later(name, _)) if probe => self.done.push((name, entry)),
             Some(Decision::Done(name)) => self.done.push((name, entry)),
-            Some(Decision::Later(name, requeue)) => self.later.push((requeue, name, entry)),
-            Some(Decision::Dead(letter)) => self.dead.push((letter, entry)),
+            Some(Decision::Later(name, requeue)) => self.later.push((*requeue, name, entry)),
+            Some(Decision::Dead(letter)) => self.dead.push((*letter, entry)),
             Some(Decision::Again(fault)) => self.again.push((fault, entry)),
             // An entry that nobody decided is read again; it must never count as done.
             Some(Decision::Unread) | None => self.unread.push(entry),

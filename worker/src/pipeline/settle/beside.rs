@@ -34,7 +34,7 @@ pub(super) fn loaded(job: &Job, built: &Built, verdicts: Vec<(Action, Verdict)>)
     for (action, verdict) in verdicts {
         decisions[action.entry] = Some(match (trouble(job, built, &verdict), &verdict) {
             (Some(fault), _) => Decision::Again(fault),
-            (None, Verdict::Deleted) => Decision::Later("deleted", second_look(job, &entries[action.entry])),
+            (None, Verdict::Deleted) => Decision::later("deleted", second_look(job, &entries[action.entry])),
             // A live write was there before it, as it should be.
             (None, Verdict::Conflict(_)) => Decision::Done("superseded"),
             (None, _) => Decision::Done("loaded"),
@@ -42,10 +42,10 @@ pub(super) fn loaded(job: &Job, built: &Built, verdicts: Vec<(Action, Verdict)>)
     }
     // As live writes of the same rows are.
     for (entry, bytes) in &built.first.oversized {
-        decisions[*entry] = Some(Decision::Dead(too_large(job, &entries[*entry], *bytes)));
+        decisions[*entry] = Some(Decision::dead(too_large(job, &entries[*entry], *bytes)));
     }
     for (entry, problem) in &built.first.unwritable {
-        decisions[*entry] = Some(Decision::Dead(super::letter(job, &entries[*entry]).because("unwritable", problem)));
+        decisions[*entry] = Some(Decision::dead(super::letter(job, &entries[*entry]).because("unwritable", problem)));
     }
     for entry in &built.first.unread {
         decisions[*entry] = Some(Decision::Unread);
