@@ -75,6 +75,7 @@ impl Verify {
             sample: self.sample,
             patience,
             ids_per_second_max: self.ids_per_second,
+            gentle: false,
             repair: self.repair,
             examples_max: self.examples,
         };

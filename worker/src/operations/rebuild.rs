@@ -35,6 +35,11 @@ use crate::ports::{Queues as _, WhichKeys};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// So long a worker is waited for.
 const WORKERS_WITHIN: Duration = Duration::from_secs(10);
+/// So long it is watched whether live messages are written.
+const WATCH: Duration = Duration::from_secs(1);
+/// What is missing is given so long at the least: workers may still have a part of the loading in hand, and take their time beside live
+/// messages.
+const PATIENCE_MIN: Duration = Duration::from_secs(60);
 /// What is missing after the loading is enqueued, and looked for again, so often.
 const CHECKS_MAX: usize = 3;
 /// Whole documents that are compared where not all are.
@@ -194,11 +199,12 @@ pub async fn rebuild(
     let load_seconds = began.elapsed().as_secs_f64();
     tell(Event::Now("putting its settings back"));
     run.settle(&rebuild.new).await?;
-    let verified = run.verified(&rebuild.new, options.full, 1.0).await?;
+    let gentle = run.is_live(&rebuild.old).await?;
+    let verified = run.verified(&rebuild.new, options.full, 1.0, gentle).await?;
     let sample = SAMPLED / verified.source_ids.max(1) as f64;
     let sampled = match options.full {
         true => None,
-        false => Some(run.verified(&rebuild.new, true, sample.min(1.0)).await?),
+        false => Some(run.verified(&rebuild.new, true, sample.min(1.0), gentle).await?),
     };
     run.still_whole().await?;
     tell(Event::Now("moving the alias"));
@@ -395,16 +401,30 @@ impl Run<'_> {
         request(self.context, Method::Post, &format!("/{index}/_refresh"), None).await.map(drop)
     }
 
+    /// Whether live messages come: whatever else is written goes to the new index alone.
+    async fn is_live(&self, old: &str) -> anyhow::Result<bool> {
+        let written = async || {
+            let path = format!("/{old}/_stats/indexing?filter_path=_all.primaries.indexing");
+            let stats = request(self.context, Method::Get, &path, None).await?;
+            let indexing = &stats["_all"]["primaries"]["indexing"];
+            anyhow::Ok((indexing["index_total"].as_u64(), indexing["delete_total"].as_u64()))
+        };
+        let before = written().await?;
+        tokio::time::sleep(WATCH).await;
+        Ok(written().await? != before)
+    }
+
     /// Compares the new index with the source. What is not true yet is enqueued, and looked at again.
-    async fn verified(&self, index: &str, full: bool, sample: f64) -> anyhow::Result<Verified> {
+    async fn verified(&self, index: &str, full: bool, sample: f64, gentle: bool) -> anyhow::Result<Verified> {
         let job = &self.definition.name;
         let options = VerifyOptions {
             index: Some(index.to_owned()),
             range: None,
             full,
             sample,
-            patience: verify::patience(self.definition),
+            patience: verify::patience(self.definition).max(PATIENCE_MIN),
             ids_per_second_max: None,
+            gentle,
             repair: true,
             examples_max: 10,
         };

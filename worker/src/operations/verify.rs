@@ -49,6 +49,8 @@ pub struct VerifyOptions {
     pub patience: Duration,
     /// Ids a second at the most.
     pub ids_per_second_max: Option<u32>,
+    /// Whether to keep out of the way of live messages: one chunk at a time, and rests that are as long as it took.
+    pub gentle: bool,
     /// Whether what is wrong is enqueued.
     pub repair: bool,
     /// Examples of each kind.
@@ -173,6 +175,7 @@ pub async fn verify(
         part,
         tell,
         began: Instant::now(),
+        went_on: Instant::now(),
         suspects: Suspects::new(options.patience),
         wrong: Vec::new(),
         future: None,
@@ -189,6 +192,8 @@ struct Run<'a> {
     part: Part,
     tell: &'a (dyn Fn(Event) + Sync),
     began: Instant,
+    /// When the last chunk was done with, and the rest after it.
+    went_on: Instant,
     suspects: Suspects,
     /// To be repaired.
     wrong: Vec<Id>,
@@ -210,7 +215,7 @@ impl Run<'_> {
             let chunks: Vec<Vec<Id>> = self.sampled(page).chunks(together).map(<[Id]>::to_vec).collect();
             let mut looked = stream::iter(chunks)
                 .map(|ids| insist(async move || look.at_a_glance(ids.clone()).await))
-                .buffer_unordered(CHUNKS_AT_A_TIME);
+                .buffer_unordered(if self.options.gentle { 1 } else { CHUNKS_AT_A_TIME });
             while let Some(chunk) = looked.next().await {
                 let (count, doubtful) = chunk?;
                 self.found.source_ids += count;
@@ -259,12 +264,18 @@ impl Run<'_> {
                 self.found.job
             ));
         }
-        if let Some(rate) = self.options.ids_per_second_max {
-            let done = (self.found.source_ids + self.found.index_ids) as f64;
-            let due = Duration::from_secs_f64(done / f64::from(rate));
-            tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
-        }
+        self.rest().await;
         Ok(())
+    }
+
+    /// Waits for as long as the pace and gentleness ask for.
+    async fn rest(&mut self) {
+        let rest = if self.options.gentle { self.went_on.elapsed() } else { Duration::ZERO };
+        let done = (self.found.source_ids + self.found.index_ids) as f64;
+        let due = self.options.ids_per_second_max.map(|rate| Duration::from_secs_f64(done / f64::from(rate)));
+        let early = due.unwrap_or_default().saturating_sub(self.began.elapsed());
+        tokio::time::sleep(rest.max(early)).await;
+        self.went_on = Instant::now();
     }
 
     /// Looks again at the suspects whose time has come.

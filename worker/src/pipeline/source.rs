@@ -165,16 +165,19 @@ impl Source {
     }
 }
 
-/// Enough that every place has a full batch and the next one is there. Messages of the low lane mostly carry many ids each, and what a
-/// worker has in hand neither another one can take nor a pause hold up.
+/// Ids that a message of the low lane is taken to have at the least: walks and fan-outs put a hundred together.
+const LOW_IDS_PER_MESSAGE: usize = 10;
+
+/// Enough that every place has a full batch and the next one is there, fewer for a job that was too slow for them. Messages of the low
+/// lane mostly carry many ids each, and what a worker has in hand neither another one can take nor a pause hold up.
 fn prefetch(lane: Lane, job: &Job) -> u16 {
-    let batches = match lane {
-        Lane::Live => lane.places(job) + 1,
-        Lane::Low => 1,
+    let messages = match lane {
+        Lane::Live => (lane.places(job) + 1) * job.settings.batch_max,
+        Lane::Low => job.settings.batch_max / LOW_IDS_PER_MESSAGE,
         Lane::Suspects => return SUSPECTS_TOGETHER,
         Lane::Alone => return 1,
     };
-    u16::try_from(batches * job.settings.batch_max).unwrap_or(u16::MAX)
+    job.pace.ahead(messages)
 }
 
 /// Acknowledges the settled prefix as it rises. Only here, one after the other: a lower tag

@@ -72,6 +72,7 @@ async fn take(context: &Context, settings: &Verify, job: &str, metrics: &Metrics
         sample: settings.sample,
         patience: patience(definition),
         ids_per_second_max: Some(settings.ids_per_second_max),
+        gentle: true,
         repair: settings.repair,
         examples_max: EXAMPLES_MAX,
     };

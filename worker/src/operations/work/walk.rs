@@ -25,7 +25,7 @@ const GONE_MS: u64 = 15_000;
 /// Before the low lane is looked at again, while enough waits there.
 const BUSY: Duration = Duration::from_millis(500);
 /// Ids of a message: as many as make it cheap to carry, and few enough that a worker's share of the queue is soon worked off.
-const IDS: usize = 50;
+const IDS: usize = 100;
 
 /// Where the walk of a job is: a document beside its hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,5 +217,24 @@ impl<'a> Place<'a> {
         self.seq_no = job.index.state(&index, document).await?.map(|kept| kept.seq_no);
         self.told = Instant::now();
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_handed_over_than_the_pace_allows() {
+        let purpose = Purpose {
+            document: String::new(),
+            load: true,
+            hand: 5_000,
+            waiting_max: 1,
+            walked: Counter::default(),
+            pace: &|_| Pace::End,
+        };
+        let hands = [0, 20, 1_000, 60_000].map(|ms| purpose.hand(Duration::from_micros(ms * 10)));
+        assert_eq!(hands, [5_000, 2_500, 50, 1], "ids, when each takes nothing, 0.2, 10 and 600 ms");
     }
 }
