@@ -123,11 +123,13 @@ fn rows_that_take_long_are_read_few_at_a_time() {
     let _turn = turn();
     plant(None);
     // All of them together would take longer than a read may.
-    let outcome = play_changed(1, false, |plan| {
-        (plan.keys, plan.batch_max, plan.poison) = (100, 100, None);
-        (plan.row, plan.document_age) = (Duration::from_secs(1), FETCH);
-    });
-    assert_eq!(outcome.violation.map(|violation| violation.to_string()), None);
+    for seed in 0..100 {
+        let outcome = play_changed(seed, false, |plan| {
+            (plan.keys, plan.batch_max, plan.poison) = (100, 100, None);
+            (plan.row, plan.document_age) = (Duration::from_secs(1), FETCH);
+        });
+        assert_eq!(outcome.violation.map(|violation| violation.to_string()), None, "seed {seed}");
+    }
 }
 
 #[test]

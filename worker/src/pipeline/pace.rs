@@ -18,8 +18,8 @@ impl Pace {
     /// That of a job about which nothing is known. What takes longer than `limit` is cancelled, or too old to be sent.
     pub fn new(limit: Duration) -> Self {
         Self {
-            // A row is not as slow as the other: so many are read together as take a quarter of it.
-            read_us_max: us(limit / 4),
+            // Rows differ, and a turn of the suspects, which has a few seconds, is to get something done.
+            read_us_max: us(limit / 10),
             row_us: AtomicUsize::new(0),
             ahead_divisor: AtomicUsize::new(1),
         }
@@ -65,12 +65,12 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(30);
 
     #[test]
-    fn as_many_rows_as_can_be_read_in_a_quarter_of_the_limit() {
+    fn as_many_rows_as_can_be_read_in_a_tenth_of_the_limit() {
         let pace = Pace::new(LIMIT);
         pace.took(Duration::from_millis(20), 1);
         assert_eq!(pace.readable(1_000), 1_000, "a single row that took 20 ms, as short reads do");
         pace.took(2 * LIMIT, 1_000);
-        assert_eq!(pace.readable(1_000), 125, "a thousand that were cancelled");
+        assert_eq!(pace.readable(1_000), 50, "a thousand that were cancelled");
         pace.took(Duration::from_secs(10), 1);
         assert_eq!(pace.readable(1_000), 1, "one row that is slow by itself");
         let mut reads = 0;
