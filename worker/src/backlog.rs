@@ -33,7 +33,7 @@ impl Backlog {
     }
 
     /// Whether there is one.
-    pub fn is_there(&self) -> bool {
+    fn is_there(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 

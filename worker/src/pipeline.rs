@@ -11,10 +11,10 @@ pub mod fence;
 pub mod fetch;
 pub mod job;
 pub mod low;
-pub mod pace;
 pub mod runner;
 pub mod settle;
 pub mod source;
+pub mod speed;
 pub mod targets;
 pub mod verdict;
 

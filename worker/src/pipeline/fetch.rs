@@ -57,14 +57,14 @@ pub async fn fetch(fenced: Fenced, route: Route) -> Result<Fetched, Failed> {
             reading.finish().await;
             let took = started_at.elapsed();
             job.meters.fetch_seconds.observe(took.as_secs_f64());
-            job.pace.took(took, ids.len());
+            job.speed.took(took, ids.len());
             let (bytes, documents) = rows.size();
             job.learn_size(bytes, documents);
             Ok(Fetched { batch, route, rows, beside, version, read_at })
         }
         Err(fault) => {
             // Whatever was cancelled because it took too long would have taken longer.
-            job.pace.took(started_at.elapsed() * 2, ids.len());
+            job.speed.took(started_at.elapsed() * 2, ids.len());
             Err(Failed { batch, fault })
         }
     }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::conflicts::Conflicts;
-use super::pace::Pace;
+use super::speed::Speed;
 use super::targets::Lease;
 use crate::backlog::Backlog;
 use crate::config::Config;
@@ -37,7 +37,7 @@ pub struct Job {
     /// The moving mean of a document's bytes in a bulk request.
     document_bytes: AtomicUsize,
     /// How fast its rows are read.
-    pub pace: Pace,
+    pub speed: Speed,
     /// What keeps batches waiting; `None` once one got through. Written by batches, read by the runner.
     hindrance: Mutex<Option<String>>,
 }
@@ -177,7 +177,7 @@ impl Job {
         Self {
             meters: Meters::new(metrics, &parts.definition.name),
             lease: Lease::new(&parts.definition),
-            pace: Pace::new(parts.settings.fetch.min(parts.settings.document_age)),
+            speed: Speed::new(parts.settings.fetch.min(parts.settings.document_age)),
             parts,
             conflicts: Conflicts::default(),
             document_bytes: AtomicUsize::new(FIRST_DOCUMENT_BYTES),
@@ -201,7 +201,7 @@ impl Job {
     /// Ids in a batch now: the configured number, fewer under pushback, with large documents or with rows that take long.
     pub fn batch_size(&self) -> usize {
         let fitting = self.settings.bulk_bytes_max / self.document_bytes.load(Ordering::Relaxed).max(1);
-        let readable = self.pace.readable(self.settings.batch_max);
+        let readable = self.speed.readable(self.settings.batch_max);
         self.bulks.batch_size(readable).min(fitting).max(1)
     }
 

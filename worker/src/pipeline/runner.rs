@@ -274,7 +274,7 @@ impl Runner {
             let waits = if is_alone { hindrance.is_some() } else { away.is_some() };
             if age > HELD_AT_MOST || (waits && age > hold) {
                 if hindrance.is_none() {
-                    self.job.pace.take_less();
+                    self.job.speed.take_less();
                 }
                 let reason = hindrance.unwrap_or_else(|| {
                     "the worker is too slow for what it took, and takes less from now on".to_owned()

@@ -177,7 +177,7 @@ fn prefetch(lane: Lane, job: &Job) -> u16 {
         Lane::Suspects => return SUSPECTS_TOGETHER,
         Lane::Alone => return 1,
     };
-    job.pace.ahead(messages)
+    job.speed.ahead(messages)
 }
 
 /// Acknowledges the settled prefix as it rises. Only here, one after the other: a lower tag

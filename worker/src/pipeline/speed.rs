@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How fast a job's rows are read.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Speed {
     /// What a batch's read may take, in microseconds.
     read_us_max: usize,
     /// The moving mean of what a row takes, in microseconds, where reads take long.
@@ -14,7 +14,7 @@ pub struct Pace {
     ahead_divisor: AtomicUsize,
 }
 
-impl Pace {
+impl Speed {
     /// That of a job about which nothing is known. What takes longer than `limit` is cancelled, or too old to be sent.
     pub fn new(limit: Duration) -> Self {
         Self {
@@ -66,16 +66,16 @@ mod tests {
 
     #[test]
     fn as_many_rows_as_can_be_read_in_a_tenth_of_the_limit() {
-        let pace = Pace::new(LIMIT);
-        pace.took(Duration::from_millis(20), 1);
-        assert_eq!(pace.readable(1_000), 1_000, "a single row that took 20 ms, as short reads do");
-        pace.took(2 * LIMIT, 1_000);
-        assert_eq!(pace.readable(1_000), 50, "a thousand that were cancelled");
-        pace.took(Duration::from_secs(10), 1);
-        assert_eq!(pace.readable(1_000), 1, "one row that is slow by itself");
+        let speed = Speed::new(LIMIT);
+        speed.took(Duration::from_millis(20), 1);
+        assert_eq!(speed.readable(1_000), 1_000, "a single row that took 20 ms, as short reads do");
+        speed.took(2 * LIMIT, 1_000);
+        assert_eq!(speed.readable(1_000), 50, "a thousand that were cancelled");
+        speed.took(Duration::from_secs(10), 1);
+        assert_eq!(speed.readable(1_000), 1, "one row that is slow by itself");
         let mut reads = 0;
-        while pace.readable(1_000) < 1_000 {
-            pace.took(Duration::from_millis(1), pace.readable(1_000));
+        while speed.readable(1_000) < 1_000 {
+            speed.took(Duration::from_millis(1), speed.readable(1_000));
             reads += 1;
         }
         assert!((10..60).contains(&reads), "fast again, but after {reads} reads");
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn a_job_that_was_too_slow_takes_less_ahead() {
-        let pace = Pace::new(LIMIT);
+        let speed = Speed::new(LIMIT);
         let ahead = std::iter::repeat_with(|| {
-            let ahead = pace.ahead(13_000);
-            pace.take_less();
+            let ahead = speed.ahead(13_000);
+            speed.take_less();
             ahead
         });
         assert_eq!(ahead.take(6).collect::<Vec<_>>(), [13_000, 1_625, 203, 25, 3, 1]);
