@@ -297,24 +297,35 @@ struct Lane {
     number: u64,
 }
 
+impl Lane {
+    /// Acknowledges those of which this is true.
+    async fn settle(&self, is_settled: impl Fn(u64) -> bool) -> Result<(), String> {
+        self.line.trip().await.map_err(|_| "connection reset".to_owned())?;
+        self.line.world.with(|state| {
+            let Some(open) = state.queues.channels.iter_mut().find(|open| open.number == self.number) else {
+                return Err("the channel is closed".to_owned());
+            };
+            let (settled, held) = std::mem::take(&mut open.unacknowledged)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(|(tag, _)| is_settled(*tag));
+            open.unacknowledged = held;
+            let queue = open.queue.clone();
+            for (_, stored) in &settled {
+                state.acknowledged(self.line.worker, stored);
+            }
+            state.queues.deliver(&queue);
+            Ok(())
+        })
+    }
+}
+
 impl Channel for Lane {
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(async move {
-            self.line.trip().await.map_err(|_| "connection reset".to_owned())?;
-            self.line.world.with(|state| {
-                let Some(open) = state.queues.channels.iter_mut().find(|open| open.number == self.number) else {
-                    return Err("the channel is closed".to_owned());
-                };
-                let settled = open.unacknowledged.partition_point(|(held, _)| *held <= tag);
-                let settled: Vec<Stored> = open.unacknowledged.drain(..settled).map(|(_, stored)| stored).collect();
-                let queue = open.queue.clone();
-                for stored in &settled {
-                    state.acknowledged(self.line.worker, stored);
-                }
-                state.queues.deliver(&queue);
-                Ok(())
-            })
-        })
+        Box::pin(self.settle(move |held| held <= tag))
+    }
+
+    fn acknowledge_one(&self, tag: u64) -> Future_<'_, Result<(), String>> {
+        Box::pin(self.settle(move |held| held == tag))
     }
 
     fn is_open(&self) -> bool {

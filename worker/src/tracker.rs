@@ -60,6 +60,11 @@ impl PrefixTracker {
         (self.lowest > before).then(|| self.lowest - 1)
     }
 
+    /// The tags of those that are settled behind an unsettled one.
+    pub fn settled_apart(&self) -> Vec<u64> {
+        (self.lowest..).zip(&self.open).filter(|(_, (parts, _))| *parts == 0).map(|(tag, _)| tag).collect()
+    }
+
     /// When the oldest unsettled delivery came.
     pub fn oldest(&self) -> Option<Instant> {
         self.open.front().map(|(_, received)| *received)
@@ -89,9 +94,9 @@ mod tests {
         assert_eq!(tags, [1, 2, 3]);
         tracker.settle(2);
         tracker.settle(3);
-        assert_eq!(tracker.advance(), None);
+        assert_eq!((tracker.advance(), tracker.settled_apart()), (None, vec![3]), "2 has another part");
         tracker.settle(1);
-        assert_eq!(tracker.advance(), Some(1));
+        assert_eq!((tracker.advance(), tracker.settled_apart()), (Some(1), vec![3]));
         tracker.settle(2);
         assert_eq!(tracker.advance(), Some(3));
         assert!(tracker.is_empty());

@@ -73,6 +73,11 @@ impl Ledger {
         self.lock().is_empty()
     }
 
+    /// The tags of those that are settled behind one that is not.
+    pub fn settled_apart(&self) -> Vec<u64> {
+        self.lock().settled_apart()
+    }
+
     /// Tells the source how far it may acknowledge; under the lock, so that tags only rise.
     fn advance(&self, tracker: &mut PrefixTracker) {
         if let Some(tag) = tracker.advance() {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::Batcher;
 use super::delivery::Delivery;
-use super::job::Job;
+use super::job::{Job, Settings};
 use super::low::{LOW_PART, Rests};
 use super::source::{Lane, Session, Source};
 use super::{Broken, probe, run};
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often it is asked whether there are suspects, and so the least that the other lanes have while there is something in them:
 /// suspects come after crashes, and are in no hurry.
 const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(5);
-/// The most that suspects have at a time: they may wait long for a server, and live messages wait for their turn's end.
+/// How long suspects are taken at a time: live messages wait for their turn's end.
 const SUSPECTS_AT_MOST: Duration = Duration::from_secs(2);
 /// How often it is asked, while they are read, whether there are no more; and after their turn, whether nothing else is left to do.
 const LOOK_FOR_MORE: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ enum End {
 pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
     let shutdown = surroundings.shutdown.clone();
     let mut runner =
-        Runner { job, surroundings, patience: Backoff::for_job(), were_suspects: false, told: String::new() };
+        Runner { job, surroundings, patience: Backoff::for_job(), suspects_had: None, told: String::new() };
     let mut broken = None;
     let mut lost = Backoff::for_server();
     loop {
@@ -86,7 +86,7 @@ pub async fn run_job(job: Arc<Job>, surroundings: Surroundings) {
                 lost = Backoff::for_server();
                 let began = Instant::now();
                 let end = runner.session(session, lanes).await;
-                runner.were_suspects = lanes != Lane::OPEN;
+                runner.suspects_had = (lanes != Lane::OPEN).then(|| began.elapsed());
                 if began.elapsed() > QUIET {
                     runner.forgive();
                 }
@@ -117,8 +117,8 @@ struct Runner {
     surroundings: Surroundings,
     /// The pauses between probes, which grow until the job has worked for a while.
     patience: Backoff,
-    /// Whether suspects had their turn just now.
-    were_suspects: bool,
+    /// How long suspects had, if it was their turn just now.
+    suspects_had: Option<Duration>,
     /// The trouble that was logged last: the same is not logged again and again.
     told: String,
 }
@@ -178,7 +178,7 @@ impl Runner {
     /// Begins to consume: suspects, if there are some and it was not their turn just now, else the other lanes.
     async fn open(&mut self) -> Result<(Session, &'static [Lane]), Fault> {
         let source = &self.surroundings.source;
-        let suspects = if self.were_suspects { None } else { source.suspects(&self.job).await? };
+        let suspects = if self.suspects_had.is_some() { None } else { source.suspects(&self.job).await? };
         let lanes = suspects.unwrap_or(Lane::OPEN);
         let session = source.open(&self.job, lanes).await?;
         Ok((session, lanes))
@@ -189,11 +189,12 @@ impl Runner {
         let source = &self.surroundings.source;
         let began = Instant::now();
         if lanes == Lane::OPEN {
-            // Suspects that had their turn just now go on as soon as nothing else is left to do.
-            let mut look = if self.were_suspects { LOOK_FOR_MORE } else { LOOK_FOR_SUSPECTS };
+            // Suspects that had their turn just now go on as soon as nothing else is left to do, or the others had as long.
+            let mut look = if self.suspects_had.is_some() { LOOK_FOR_MORE } else { LOOK_FOR_SUSPECTS };
+            let at_least = self.suspects_had.unwrap_or_default().max(LOOK_FOR_SUSPECTS);
             loop {
                 tokio::time::sleep(look).await;
-                if began.elapsed() < LOOK_FOR_SUSPECTS && !self.nothing_waits(session, lanes).await {
+                if began.elapsed() < at_least && !self.nothing_waits(session, lanes).await {
                     continue;
                 }
                 if matches!(source.suspects(&self.job).await, Ok(Some(_))) {
@@ -239,13 +240,13 @@ impl Runner {
         };
         if matches!(end, End::Shutdown | End::Paused | End::Turn) {
             session.stop_intake().await;
-            let drained = async {
-                while running.join_next().await.is_some() {}
-                session.drained().await;
+            let done = async { while running.join_next().await.is_some() {} };
+            let is_done = tokio::select! {
+                biased;
+                () = done => tokio::time::timeout(PAUSE_AT_MOST, session.drained()).await.is_ok(),
+                () = self.patience(&end, &session, lanes) => false,
             };
-            // At the worker's end its own limit cuts this short.
-            let limit = if matches!(end, End::Shutdown) { HELD_AT_MOST } else { PAUSE_AT_MOST };
-            if tokio::time::timeout(limit, drained).await.is_err() {
+            if !is_done {
                 tracing::warn!(job = name, "not everything was finished: the rest goes back to its queue");
             }
         }
@@ -253,6 +254,26 @@ impl Runner {
         session.close().await;
         self.job.meters.all.oldest_unsettled.get_or_create(&job_label(name)).set(0.0);
         end
+    }
+
+    /// Waits for as long as a session that has ended may take to finish what it has.
+    async fn patience(&self, end: &End, session: &Session, lanes: &[Lane]) {
+        match end {
+            // The worker's own limit cuts this short.
+            End::Shutdown => tokio::time::sleep(HELD_AT_MOST).await,
+            // Suspects may wait for a replica, and then for rows that take long: cut off, they would never get done.
+            End::Turn if lanes != Lane::OPEN => {
+                let Settings { hold, fetch, .. } = self.job.settings;
+                tokio::select! {
+                    biased;
+                    () = self.surroundings.shutdown.asked() => tokio::time::sleep(PAUSE_AT_MOST).await,
+                    () = self.surroundings.controls.paused(self.job.name()) => tokio::time::sleep(PAUSE_AT_MOST).await,
+                    _reason = self.held_too_long(session, lanes) => {}
+                    () = tokio::time::sleep(hold + fetch) => {}
+                }
+            }
+            End::Turn | End::Paused | End::Broken(_) | End::Lost(_) => tokio::time::sleep(PAUSE_AT_MOST).await,
+        }
     }
 
     /// Ends when a message has been held for too long while a server is away: another worker may reach it. And

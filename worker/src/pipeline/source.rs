@@ -212,6 +212,16 @@ async fn acknowledge(
     }
 }
 
+/// At the end, acknowledges what is done behind a message that is not. It would come back: what was put elsewhere would be there twice,
+/// and what comes back again and again is suspected.
+async fn acknowledge_apart(channel: &dyn Channel, ledger: &Ledger) {
+    for tag in ledger.settled_apart() {
+        if channel.acknowledge_one(tag).await.is_err() {
+            return;
+        }
+    }
+}
+
 struct OpenLane {
     lane: Lane,
     channel: Arc<dyn Channel>,
@@ -280,15 +290,16 @@ impl Session {
             let is_done = lane.ledger.is_settled();
             lane.in_hand.end(is_done, lane.channel.is_open()).await;
         }
+        if let Some(set_aside) = self.set_aside {
+            set_aside.abort();
+        }
         for lane in self.lanes.drain(..) {
             lane.task.abort();
             lane.finish.send_replace(true);
             let ended = lane.acknowledger.await;
             tracing::trace!(?ended, "acknowledger");
+            acknowledge_apart(&*lane.channel, &lane.ledger).await;
             lane.channel.close().await;
-        }
-        if let Some(set_aside) = self.set_aside {
-            set_aside.abort();
         }
     }
 }

@@ -102,12 +102,20 @@ struct Consumed {
     tag: ShortString,
 }
 
+impl Consumed {
+    async fn ack(&self, tag: u64, multiple: bool) -> Result<(), String> {
+        let acknowledged = in_time(self.channel.basic_ack(tag, BasicAckOptions { multiple })).await;
+        acknowledged.map_err(|error| error.to_string())
+    }
+}
+
 impl Channel for Consumed {
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(async move {
-            let acknowledged = in_time(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await;
-            acknowledged.map_err(|error| error.to_string())
-        })
+        Box::pin(self.ack(tag, true))
+    }
+
+    fn acknowledge_one(&self, tag: u64) -> Future_<'_, Result<(), String>> {
+        Box::pin(self.ack(tag, false))
     }
 
     fn is_open(&self) -> bool {
