@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::kafka::TOPIC;
 use crate::pinion::{Followed, Pinion, Setup};
 use crate::servers::Servers;
-use crate::whole_way::{self, WholeWayRun};
+use crate::whole_way::{self, Sending, WholeWayRun};
 use crate::{Bench, IDS_PER_MESSAGE};
 
 /// With fewer orders the feed, which takes up to 1,000 events together, would find an order twice among them.
@@ -45,7 +45,7 @@ impl Feed {
     pub(crate) async fn run(&self, bench: &Bench<'_>, number: u32) -> Result<FeedRun> {
         let kafka = bench.servers.kafka.as_ref().context("the topic was filled")?;
         let ids: Vec<i64> = bench.ids.iter().copied().cycle().take(self.events).collect();
-        let queue = whole_way::run(bench, &ids, IDS_PER_MESSAGE).await?;
+        let queue = whole_way::run(bench, &ids, Sending::Together(IDS_PER_MESSAGE)).await?;
 
         bench.fresh_index().await?;
         // A group that is new begins at the topic's beginning.

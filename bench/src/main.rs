@@ -41,9 +41,9 @@ use crate::pinion::{INDEX, JOB, Pinion, Setup};
 use crate::raw::RawRun;
 use crate::report::{Beside, Latencies, Once, Run, Surroundings};
 use crate::servers::{NAMESPACE, Servers};
-use crate::whole_way::WholeWayRun;
+use crate::whole_way::{Sending, WholeWayRun};
 
-/// In the messages of the second whole way.
+/// In the messages of the third whole way.
 const IDS_PER_MESSAGE: usize = 100;
 
 /// Ids that wait in the low lane while the latency of the live one is measured again: as many as a rebuild or a large fan-out has.
@@ -176,17 +176,19 @@ impl<'a> Bench<'a> {
             told("raw bulk", raw.documents_per_second);
             Ok(raw)
         };
-        let whole_way = async |ids: usize| -> Result<WholeWayRun> {
-            let way = whole_way::run(self, &self.ids, ids).await?;
-            told(&format!("the whole way, {ids} id(s) a message,"), way.documents_per_second);
+        let whole_way = async |sending: Sending| -> Result<WholeWayRun> {
+            let way = whole_way::run(self, &self.ids, sending).await?;
+            told(&format!("the whole way, {:.1} id(s) a message,", way.ids_per_message), way.documents_per_second);
             Ok(way)
         };
         let condition = cpu::condition()?;
         let first = raw().await?;
-        let one = whole_way(1).await?;
+        let one = whole_way(Sending::Together(1)).await?;
         let second = raw().await?;
-        let many = whole_way(IDS_PER_MESSAGE).await?;
+        let called = whole_way(Sending::Called).await?;
         let third = raw().await?;
+        let many = whole_way(Sending::Together(IDS_PER_MESSAGE)).await?;
+        let fourth = raw().await?;
         let feed = match &self.feed {
             None => None,
             Some(feed) => {
@@ -210,7 +212,7 @@ impl<'a> Bench<'a> {
                 before = after;
             }
         }
-        Ok(Run { raw: [first, second, third], one, many, feed, latency, peers: beside, condition })
+        Ok(Run { raw: [first, second, third, fourth], one, called, many, feed, latency, peers: beside, condition })
     }
 
     /// An empty index behind the job's alias.

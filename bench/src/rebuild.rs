@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::Bench;
 use crate::cpu::CpuSeconds;
 use crate::latency::Sender;
 use crate::metrics::{Histogram, Metrics};
 use crate::pinion::{INDEX, JOB, Workers};
+use crate::whole_way::{self, Sending};
+use crate::{Bench, IDS_PER_MESSAGE};
 
 const END_TO_END: &str = "pinion_end_to_end_seconds";
 /// Changes a second while the index is rebuilt under live writes.
@@ -167,7 +168,7 @@ impl Bench<'_> {
     /// The index with all orders in it.
     async fn filled_index(&self) -> Result<()> {
         if self.servers.elasticsearch.count(INDEX).await.unwrap_or_default() != self.ids.len() as u64 {
-            crate::whole_way::run(self, &self.ids, crate::IDS_PER_MESSAGE).await?;
+            whole_way::run(self, &self.ids, Sending::Together(IDS_PER_MESSAGE)).await?;
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! The report: every figure with its spread over the runs, and its goal where it has one.
 
+mod latency;
 mod once;
 
-use std::fmt::Write as _;
-
+use self::latency::{lanes_table, latency_note, latency_table};
 use self::once::{broker_table, curve_table, growth_table, rebuild_table};
 use crate::broker::BrokerRun;
 use crate::cpu::CpuSeconds;
@@ -32,12 +32,6 @@ const ALLOWED_MIN: f64 = 0.90;
 /// of any speed.
 const RAW_SECONDS: f64 = 3.1;
 
-/// Goals of the latency, in milliseconds.
-const P50_MAX: f64 = 15.0;
-const P99_MAX: f64 = 100.0;
-/// How much the low lane may raise the live one's p99.
-const LANES_MAX: f64 = 2.0;
-
 /// Of the queue path's rate for the same ids.
 const FEED_TO_QUEUE_MIN: f64 = 0.60;
 
@@ -45,10 +39,12 @@ const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
 /// What was measured in one run.
 pub(crate) struct Run {
-    /// Before, between and after the two whole ways.
-    pub(crate) raw: [RawRun; 3],
+    /// Before, between and after the three whole ways.
+    pub(crate) raw: [RawRun; 4],
     /// With one id a message.
     pub(crate) one: WholeWayRun,
+    /// With as many as the client puts together of calls for one each.
+    pub(crate) called: WholeWayRun,
     /// With many.
     pub(crate) many: WholeWayRun,
     /// With the raw pass after it.
@@ -60,6 +56,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    fn one(&self) -> Measured<'_> {
+        Measured { way: &self.one, raw: [&self.raw[0], &self.raw[1]] }
+    }
+
+    fn called(&self) -> Measured<'_> {
+        Measured { way: &self.called, raw: [&self.raw[1], &self.raw[2]] }
+    }
+
+    fn many(&self) -> Measured<'_> {
+        Measured { way: &self.many, raw: [&self.raw[2], &self.raw[3]] }
+    }
+
     fn peers_of(&self, peer: Peer) -> impl Iterator<Item = &Beside> {
         self.peers.iter().filter(move |beside| beside.run.peer == peer)
     }
@@ -121,13 +129,13 @@ pub(crate) fn report(
         &format!("Raw Elasticsearch bulk: bodies of {BODY_DOCUMENTS} on {CONNECTIONS} connections"),
         raw_table(surroundings, runs),
     );
-    let whole_way =
-        |measured: Vec<Measured<'_>>, microseconds_max| whole_way_table(surroundings, &measured, microseconds_max);
+    let whole_way = |of: fn(&Run) -> Measured<'_>, microseconds_max| {
+        whole_way_table(surroundings, &runs.iter().map(of).collect::<Vec<_>>(), microseconds_max)
+    };
     let [with_one, with_many] = WORKER_MICROSECONDS_MAX;
-    let one = runs.iter().map(|run| Measured { way: &run.one, raw: [&run.raw[0], &run.raw[1]] });
-    text += &section("The whole way, one id a message", whole_way(one.collect(), with_one));
-    let many = runs.iter().map(|run| Measured { way: &run.many, raw: [&run.raw[1], &run.raw[2]] });
-    text += &section(&format!("The whole way, {ids_per_message} ids a message"), whole_way(many.collect(), with_many));
+    text += &section("The whole way, one id a message", whole_way(Run::one, with_one));
+    text += &section("The whole way, one id a call", whole_way(Run::called, with_one));
+    text += &section(&format!("The whole way, {ids_per_message} ids a message"), whole_way(Run::many, with_many));
     let feeds: Vec<FeedMeasured<'_>> = runs.iter().filter_map(FeedMeasured::of).collect();
     if !feeds.is_empty() {
         let title = format!("The change feed catches up with {} events", options.feed_events);
@@ -166,17 +174,13 @@ pub(crate) fn report(
 /// The report's picture: medians of what each way reaches of raw bulk.
 pub(crate) fn picture(options: &Options, runs: &[Run], ids_per_message: usize) -> String {
     let of_runs = |figure: &dyn Fn(&Run) -> f64| median_of(runs.iter().map(figure).collect());
-    let speed = |raw: &RawRun| raw.documents_per_second;
-    let way = |way: &WholeWayRun, raw: [&RawRun; 2]| Measured { way, raw }.of_raw(way.documents_per_second, speed);
     let bar = |name: String, ratio: f64, ours: bool| Bar { name, length: ratio, figure: format!("{ratio:.2}"), ours };
-    let ours = |name: String, ratio: f64| bar(name, ratio, true);
+    let ours = |name: String, way: fn(&Run) -> Measured<'_>| bar(name, of_runs(&|run| way(run).speed_of_raw()), true);
     let mut bars = vec![
         bar("Elasticsearch alone, prepared bodies".to_owned(), 1.0, false),
-        ours(
-            format!("Pinion, {ids_per_message} ids a message"),
-            of_runs(&|run| way(&run.many, [&run.raw[1], &run.raw[2]])),
-        ),
-        ours("Pinion, one id a message".to_owned(), of_runs(&|run| way(&run.one, [&run.raw[0], &run.raw[1]]))),
+        ours(format!("Pinion, {ids_per_message} ids a message"), Run::many),
+        ours("Pinion, one id a call".to_owned(), Run::called),
+        ours("Pinion, one id a message".to_owned(), Run::one),
     ];
     bars.extend(options.peers.iter().map(|peer| {
         let ratios = runs.iter().flat_map(|run| run.peers_of(*peer)).map(|beside| beside.of_raw()).collect();
@@ -241,6 +245,11 @@ impl Measured<'_> {
         2.0 * way / self.raw.into_iter().map(raw).sum::<f64>()
     }
 
+    /// Its documents a second, as a part of theirs.
+    fn speed_of_raw(&self) -> f64 {
+        self.of_raw(self.way.documents_per_second, |raw| raw.documents_per_second)
+    }
+
     /// The CPU of a service for so many ids.
     fn per_100_000(&self, seconds: fn(&CpuSeconds) -> f64) -> f64 {
         seconds(&self.way.cpu) * 100_000.0 / self.way.ids as f64
@@ -260,8 +269,7 @@ fn whole_way_table(surroundings: &Surroundings, runs: &[Measured<'_>], microseco
     let each = |figure: &dyn Fn(&Measured<'_>) -> f64| runs.iter().map(figure).collect::<Vec<f64>>();
     let mut table = Table::default();
     table.row("documents/s", &each(&|run| run.way.documents_per_second), None);
-    let ratios = each(&|run| run.of_raw(run.way.documents_per_second, |raw| raw.documents_per_second));
-    table.row("of raw bulk", &ratios, Some(Goal::AtLeast(RATIO_MIN)));
+    table.row("of raw bulk", &each(&|run| run.speed_of_raw()), Some(Goal::AtLeast(RATIO_MIN)));
     let of_allowed = each(&|run| run.way.documents_per_second / run.allowed(surroundings));
     table.row("of what the services' CPU alone would allow", &of_allowed, Some(Goal::AtLeast(ALLOWED_MIN)));
     let microseconds = each(&|run| run.worker_microseconds());
@@ -273,6 +281,7 @@ fn whole_way_table(surroundings: &Surroundings, runs: &[Measured<'_>], microseco
     let replica_max = REPLICA_SECONDS_MAX / RAW_SECONDS;
     table.row("PostgreSQL replica's CPU, of the same", &replica, Some(Goal::AtMost(replica_max)));
     service_rows(&mut table, surroundings, runs, "documents");
+    table.row("ids a message", &each(&|run| run.way.ids_per_message), None);
     table.row("published before with confirms, ids/s", &each(&|run| run.way.published_per_second), None);
     table.row("everything else, % of the machine", &each(&|run| others_of(surroundings, run)), None);
     table
@@ -302,8 +311,8 @@ fn others_of(surroundings: &Surroundings, run: &Measured<'_>) -> f64 {
     others(surroundings, &run.way.cpu, run.way.seconds)
 }
 
-/// A peer, with Pinion's whole way with one id a message for comparison: each as a part of the raw passes beside it, since speeds differ
-/// from minute to minute.
+/// A peer, with Pinion's whole ways for comparison: each as a part of the raw passes beside it, since speeds differ from minute to minute.
+/// The goal is for jobs that are sent as the peers' are: a call of the client for each.
 fn peer_table(surroundings: &Surroundings, runs: &[Run], peer: Peer) -> Table {
     let each = |figure: &dyn Fn(&Run, &Beside) -> f64| -> Vec<f64> {
         runs.iter()
@@ -314,16 +323,16 @@ fn peer_table(surroundings: &Surroundings, runs: &[Run], peer: Peer) -> Table {
     let per_100_000 = |seconds: fn(&CpuSeconds) -> f64| {
         each(&|_, beside| seconds(&beside.run.cpu) * 100_000.0 / beside.run.documents as f64)
     };
-    let ours = |run: &Run| {
-        let measured = Measured { way: &run.one, raw: [&run.raw[0], &run.raw[1]] };
-        measured.of_raw(run.one.documents_per_second, |raw| raw.documents_per_second)
-    };
     let mut table = Table::default();
     table.row("documents", &each(&|_, beside| beside.run.documents as f64), None);
     table.row("documents/s", &each(&|_, beside| beside.run.documents_per_second), None);
     table.row("of raw bulk", &each(&|_, beside| beside.of_raw()), None);
-    let times = each(&|run, beside| ours(run) / beside.of_raw());
-    table.row("Pinion with one id a message, times as fast", &times, peer.goal().map(Goal::AtLeast));
+    let mut times = |sent: &str, way: fn(&Run) -> Measured<'_>, goal| {
+        let times = each(&|run, beside| way(run).speed_of_raw() / beside.of_raw());
+        table.row(&format!("Pinion with one id a {sent}, times as fast"), &times, goal);
+    };
+    times("call", Run::called, peer.goal().map(Goal::AtLeast));
+    times("message", Run::one, None);
     table.row("its CPU, s per 100,000", &per_100_000(|cpu| cpu.workers), None);
     table.row("its peak memory, MiB", &each(&|_, beside| beside.run.memory_peak_bytes as f64 / MEBIBYTE), None);
     table.row("Elasticsearch's CPU, s per 100,000", &per_100_000(|cpu| cpu.elasticsearch), None);
@@ -346,7 +355,7 @@ struct FeedMeasured<'a> {
 impl<'a> FeedMeasured<'a> {
     fn of(run: &'a Run) -> Option<Self> {
         let (FeedRun { way, queue }, after) = run.feed.as_ref()?;
-        let raw = [&run.raw[2], after];
+        let raw = [&run.raw[3], after];
         Some(Self { feed: Measured { way, raw }, queue: Measured { way: queue, raw }, once: &run.many })
     }
 }
@@ -390,51 +399,4 @@ fn stage_rows<'a>(table: &mut Table, runs: impl Iterator<Item = &'a Stages>) {
 /// What others took of the machine meanwhile, a hypervisor included: the figures are the worse for it.
 fn others(surroundings: &Surroundings, cpu: &CpuSeconds, seconds: f64) -> f64 {
     (cpu.others() + cpu.stolen) / (seconds * surroundings.cores as f64) * 100.0
-}
-
-fn latency_table(runs: &[&LatencyRun]) -> Table {
-    let each = |figure: &dyn Fn(&LatencyRun) -> f64| runs.iter().map(|run| figure(run)).collect::<Vec<f64>>();
-    let mut table = Table::default();
-    table.row(
-        "p50, ms from message to settled document",
-        &each(&|run| milliseconds(run, 0.5)),
-        Some(Goal::AtMost(P50_MAX)),
-    );
-    table.row("p99, ms", &each(&|run| milliseconds(run, 0.99)), Some(Goal::AtMost(P99_MAX)));
-    table.row("highest, ms (upper bound of its bucket)", &each(&|run| milliseconds(run, 1.0)), None);
-    stage_rows(&mut table, runs.iter().map(|run| &run.stages));
-    table.row("sent, jobs/s", &each(&|run| run.sent_per_second), None);
-    table.row("worker's CPU, µs a document", &each(&|run| run.worker_cpu_seconds * 1e6), None);
-    table
-}
-
-fn lanes_table(runs: &[&Latencies]) -> Table {
-    let each = |figure: &dyn Fn(&Latencies) -> f64| runs.iter().map(|run| figure(run)).collect::<Vec<f64>>();
-    let mut table = Table::default();
-    table.row("p50 of the live lane, ms", &each(&|run| milliseconds(&run.beside, 0.5)), None);
-    table.row("p99 of the live lane, ms", &each(&|run| milliseconds(&run.beside, 0.99)), None);
-    let times = each(&|run| milliseconds(&run.beside, 0.99) / milliseconds(&run.alone, 0.99));
-    table.row("p99, times that without them", &times, Some(Goal::AtMost(LANES_MAX)));
-    table.row("sent, jobs/s", &each(&|run| run.beside.sent_per_second), None);
-    table.row("documents/s of the low lane", &each(&|run| run.beside.low_per_second), None);
-    table.row("worker's CPU, µs a document of both lanes", &each(&|run| run.beside.worker_cpu_seconds * 1e6), None);
-    table
-}
-
-fn milliseconds(run: &LatencyRun, part: f64) -> f64 {
-    run.seconds.quantile(part).map_or(f64::NAN, |found| found.value * 1000.0)
-}
-
-/// How exact the quantiles are.
-fn latency_note(runs: &[&LatencyRun]) -> String {
-    let mut text = "\nThe quantiles are interpolated within the buckets of the worker's histogram:\n".to_owned();
-    for (number, run) in (1..).zip(runs) {
-        let bucket = |part: f64| match run.seconds.quantile(part) {
-            Some(found) => format!("{:.1} to {:.1} ms", found.lower * 1000.0, found.upper * 1000.0),
-            None => "nothing".to_owned(),
-        };
-        writeln!(text, "- run {number}: p50 from {}, p99 from {}", bucket(0.5), bucket(0.99))
-            .expect("writing to a String does not fail");
-    }
-    text
 }

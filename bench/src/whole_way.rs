@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::stream;
+use futures_util::future::ready;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pinion_client::{Publisher, PublisherConfig};
 use pinion_schemas::{Job, Names};
+use tokio::task::JoinSet;
 
 use crate::Bench;
 use crate::cpu::CpuSeconds;
@@ -18,12 +20,27 @@ pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// Without any progress for so long it is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Processes of an application, each with a publisher, and the calls that each has under way: 64 requests are answered at a time.
+const PUBLISHERS: usize = 4;
+const CALLS_OF_A_PUBLISHER: usize = 16;
+
+/// How ids come into the queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sending {
+    /// So many in each message.
+    Together(usize),
+    /// Each by a call of its own, from several publishers, with several calls under way in each: the client puts together what waits.
+    Called,
+}
+
 /// Documents on their whole way.
 pub(crate) struct WholeWayRun {
     /// Ids that were to be brought up to date; some more than once, where there are more than orders.
     pub(crate) ids: usize,
     /// Ids that were published in a second, with confirms, or events; not part of the rest.
     pub(crate) published_per_second: f64,
+    /// Ids in a message, on average; 0 for a change feed.
+    pub(crate) ids_per_message: f64,
     /// Ids that were brought up to date in a second, from the first settled ones to the last.
     pub(crate) documents_per_second: f64,
     /// Documents that were written: fewer than ids where several came into one batch.
@@ -38,12 +55,17 @@ pub(crate) struct WholeWayRun {
     pub(crate) stages: Stages,
 }
 
-/// Queues `ids`, `ids_per_message` in each message, and times the workers.
-pub(crate) async fn run(bench: &Bench<'_>, ids: &[i64], ids_per_message: usize) -> Result<WholeWayRun> {
+/// Queues `ids`, and times the workers.
+pub(crate) async fn run(bench: &Bench<'_>, ids: &[i64], sending: Sending) -> Result<WholeWayRun> {
     bench.fresh_index().await?;
-    let published_per_second = publish(bench, JOB, ids, ids_per_message).await?;
+    let published_per_second = match sending {
+        Sending::Together(ids_per_message) => publish(bench, JOB, ids, ids_per_message).await?,
+        Sending::Called => call(bench, ids).await?,
+    };
+    let messages = bench.servers.rabbitmq.ready(&Names::new(NAMESPACE)?.queue(JOB)).await?;
+    let ids_per_message = ids.len() as f64 / f64::from(messages);
     let way = work_off(bench, &bench.pinion, ids.len()).await?;
-    Ok(WholeWayRun { published_per_second, ..way })
+    Ok(WholeWayRun { published_per_second, ids_per_message, ..way })
 }
 
 /// Times the workers of `pinion` until `ids` are settled that wait for them, and ends them.
@@ -66,10 +88,10 @@ pub(crate) async fn work_off(bench: &Bench<'_>, pinion: &Pinion, ids: usize) -> 
     let stages = Stages::between(&Metrics::default(), &metrics)?;
     workers.end().await?;
     bench.queue_is_empty().await?;
-    let published_per_second = 0.0;
     Ok(WholeWayRun {
         ids,
-        published_per_second,
+        published_per_second: 0.0,
+        ids_per_message: 0.0,
         documents_per_second,
         written,
         cpu,
@@ -79,9 +101,9 @@ pub(crate) async fn work_off(bench: &Bench<'_>, pinion: &Pinion, ids: usize) -> 
     })
 }
 
-/// Publishes with confirms, as applications do; ids a second.
+/// Publishes with confirms, so many ids in each message; ids a second.
 pub(crate) async fn publish(bench: &Bench<'_>, job: &str, ids: &[i64], ids_per_message: usize) -> Result<f64> {
-    let publisher = connect(bench).await?;
+    let publisher = Publisher::connect(config(bench)?.ids_joined_max(1)).await?;
     let job = |ids: &[i64]| match ids {
         [id] => Job::new(job, *id),
         ids => Job::many(job, ids.iter().copied()),
@@ -96,10 +118,40 @@ pub(crate) async fn publish(bench: &Bench<'_>, job: &str, ids: &[i64], ids_per_m
     Ok(ids.len() as f64 / took.as_secs_f64())
 }
 
+/// Publishes as applications do, a call for each id that returns with its confirm; ids a second.
+async fn call(bench: &Bench<'_>, ids: &[i64]) -> Result<f64> {
+    let mut publishers = Vec::new();
+    for _ in 0..PUBLISHERS {
+        publishers.push(connect(bench).await?);
+    }
+    let began = Instant::now();
+    let mut processes = JoinSet::new();
+    for (publisher, ids) in publishers.iter().zip(ids.chunks(ids.len().div_ceil(PUBLISHERS))) {
+        let (publisher, ids) = (publisher.clone(), ids.to_vec());
+        processes.spawn(async move {
+            let publisher = &publisher;
+            let calls = stream::iter(ids).map(|id| async move { publisher.publish(&Job::new(JOB, id)).await });
+            calls.buffer_unordered(CALLS_OF_A_PUBLISHER).try_for_each(|()| ready(Ok(()))).await
+        });
+    }
+    while let Some(published) = processes.join_next().await {
+        published?.context("a job was not published")?;
+    }
+    let took = began.elapsed();
+    for publisher in publishers {
+        publisher.close().await;
+    }
+    Ok(ids.len() as f64 / took.as_secs_f64())
+}
+
 /// A publisher of the run's namespace.
 pub(crate) async fn connect(bench: &Bench<'_>) -> Result<Publisher> {
+    Ok(Publisher::connect(config(bench)?).await?)
+}
+
+fn config(bench: &Bench<'_>) -> Result<PublisherConfig> {
     let config = PublisherConfig::new(bench.options.rabbitmq.clone());
-    Ok(Publisher::connect(config.namespace(Names::new(NAMESPACE)?).connection_name("pinion-bench")).await?)
+    Ok(config.namespace(Names::new(NAMESPACE)?).connection_name("pinion-bench"))
 }
 
 /// Documents a second from the first settled ones that are seen to the last.

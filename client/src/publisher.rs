@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use lapin::BasicProperties;
-use pinion_schemas::message::MESSAGE_BYTES_MAX;
-use pinion_schemas::{DecodeError, Job, Names};
+use pinion_schemas::{Job, Names};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +20,9 @@ mod message;
 mod returns;
 mod session;
 mod supervisor;
+
+/// Nearly all that there is to gain from putting ids together; more would let one worker take up what others could have done.
+const IDS_JOINED_MAX: usize = 20;
 
 /// At this many failures [`Publisher::publish_all`] takes no further jobs.
 pub const FAILED_MAX: usize = 10_000;
@@ -42,13 +44,14 @@ pub struct PublisherConfig {
     connection_name: String,
     names: Names,
     confirm_timeout_ms: u64,
+    ids_joined_max: usize,
     outstanding_max: u32,
     outstanding_bytes_max: u32,
 }
 
 impl PublisherConfig {
-    /// The defaults for a broker: the namespace `pinion`, 30 s for a confirm, at most 5,000 messages and 16 MiB
-    /// outstanding.
+    /// The defaults for a broker: the namespace `pinion`, 30 s for a confirm, messages of up to 20 jobs that wait at the
+    /// same time, at most 5,000 jobs and 16 MiB outstanding.
     pub fn new(url: impl Into<String>) -> PublisherConfig {
         PublisherConfig {
             url: url.into(),
@@ -56,6 +59,7 @@ impl PublisherConfig {
             connection_name: "pinion publisher".to_owned(),
             names: Names::default(),
             confirm_timeout_ms: 30_000,
+            ids_joined_max: IDS_JOINED_MAX,
             outstanding_max: 5_000,
             outstanding_bytes_max: 16 * 1_048_576,
         }
@@ -75,14 +79,23 @@ impl PublisherConfig {
         self
     }
 
-    /// At most this many messages are unconfirmed; further calls wait. From 1 to 1,000,000.
+    /// Jobs that wait to be published at the same time go out as one message of up to this many ids, where they are of the
+    /// same name, lane and position. None waits for others. A message costs the broker and the worker much more than an id in
+    /// it. With 1, each job is a message of its own.
+    #[must_use]
+    pub fn ids_joined_max(mut self, ids_joined_max: usize) -> PublisherConfig {
+        self.ids_joined_max = ids_joined_max;
+        self
+    }
+
+    /// At most this many jobs are unconfirmed; further calls wait. From 1 to 1,000,000.
     #[must_use]
     pub fn outstanding_max(mut self, outstanding_max: usize) -> PublisherConfig {
         self.outstanding_max = outstanding_max.clamp(1, 1_000_000) as u32;
         self
     }
 
-    /// At most this many bytes of bodies are unconfirmed, to 1 GiB; further calls wait. Each message counts at least
+    /// At most this many bytes of bodies are unconfirmed, to 1 GiB; further calls wait. Each job counts at least
     /// as its share, this divided by `outstanding_max`; a larger one than all of it goes alone.
     #[must_use]
     pub fn outstanding_bytes_max(mut self, outstanding_bytes_max: usize) -> PublisherConfig {
@@ -113,6 +126,7 @@ impl fmt::Debug for PublisherConfig {
             .field("connection_name", &self.connection_name)
             .field("namespace", &self.names.namespace())
             .field("confirm_timeout_ms", &self.confirm_timeout_ms)
+            .field("ids_joined_max", &self.ids_joined_max)
             .field("outstanding_max", &self.outstanding_max)
             .field("outstanding_bytes_max", &self.outstanding_bytes_max)
             .finish_non_exhaustive()
@@ -134,6 +148,7 @@ pub struct Publisher {
 struct Shared {
     names: Names,
     confirm_timeout_ms: u64,
+    ids_joined_max: usize,
     /// What a message takes of the room at least, so that no more than `outstanding_max` fit in.
     share: u32,
     /// The whole room: `outstanding_max` shares.
@@ -168,6 +183,7 @@ impl Publisher {
         let shared = Shared {
             names: config.names,
             confirm_timeout_ms: config.confirm_timeout_ms,
+            ids_joined_max: config.ids_joined_max,
             share,
             room_max,
             room: Arc::new(Semaphore::new(room_max as usize)),
@@ -179,6 +195,7 @@ impl Publisher {
             name: config.connection_name,
             ca_file: config.ca_file,
             confirm_timeout_ms: config.confirm_timeout_ms,
+            ids_joined_max: config.ids_joined_max,
         };
         tokio::spawn(Supervisor::new(broker, received, link).run(connection));
         Ok(Publisher { shared: Arc::new(shared), lane: Lane::Live })
@@ -194,7 +211,7 @@ impl Publisher {
     ///
     /// If the future is dropped before its end, the job may be published or not.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
-        let message = self.job_message(job)?;
+        let message = self.job_message(job.clone())?;
         self.deliver(message).await
     }
 
@@ -213,7 +230,7 @@ impl Publisher {
                     let Some(job) = job else { break };
                     let index = report.taken;
                     report.taken += 1;
-                    let sent = match self.job_message(&job) {
+                    let sent = match self.job_message(job) {
                         Ok(message) => self.send(message, Answer::Batch(index, answers.clone())).await,
                         Err(error) => Err(error),
                     };
@@ -274,17 +291,13 @@ impl Publisher {
         }
     }
 
-    fn job_message(&self, job: &Job) -> Result<Message, PublishError> {
-        let body = job.to_bytes().map_err(|error| match error {
-            DecodeError::TooLarge { bytes } => PublishError::TooLarge { bytes, max: MESSAGE_BYTES_MAX },
-            other => PublishError::Invalid(other.to_string()),
-        })?;
-        let names = &self.shared.names;
+    fn job_message(&self, job: Job) -> Result<Message, PublishError> {
+        let Shared { names, ids_joined_max, .. } = &*self.shared;
         let routing_key = match self.lane {
             Lane::Live => names.routing_key(job.job_name()),
             Lane::Low => names.low_routing_key(job.job_name()),
         };
-        Message::job(names.exchange(), routing_key, body)
+        Message::job(names.exchange(), routing_key, job, *ids_joined_max)
     }
 
     async fn deliver(&self, message: Message) -> Result<(), PublishError> {

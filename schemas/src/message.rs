@@ -187,6 +187,32 @@ impl Job {
         &self.job_name
     }
 
+    /// How many ids it has.
+    pub fn id_count(&self) -> usize {
+        match &self.target {
+            Target::Id(_) => 1,
+            Target::Ids(ids) => ids.len(),
+        }
+    }
+
+    /// Whether one message can be about both: the same job, after the same commit.
+    pub fn goes_with(&self, other: &Job) -> bool {
+        (&self.job_name, &self.after) == (&other.job_name, &other.after)
+    }
+
+    /// Takes in the ids of a job that [goes with](Job::goes_with) it.
+    pub fn join(&mut self, other: Job) {
+        let mut ids = match std::mem::replace(&mut self.target, Target::Ids(Vec::new())) {
+            Target::Id(id) => vec![id],
+            Target::Ids(ids) => ids,
+        };
+        match other.target {
+            Target::Id(id) => ids.push(id),
+            Target::Ids(more) => ids.extend(more),
+        }
+        self.target = Target::Ids(ids);
+    }
+
     /// The message's body. What [`decode`] would refuse is refused here, with the same error.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
         check_job_name(&self.job_name)?;

@@ -100,6 +100,50 @@ async fn a_job_is_stored_as_the_contract_says() -> Result<()> {
     namespace.finish().await
 }
 
+/// The messages that wait in a queue, in its order: the position and the ids of each.
+async fn messages_in(channel: &Channel, queue: &str) -> Result<Vec<(Option<String>, Vec<i64>)>> {
+    let mut messages = Vec::new();
+    while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
+        let message = pinion_schemas::decode(&got.delivery.data)?;
+        let ids: Result<Vec<i64>, _> = message.ids.iter().map(|id| id.get().parse()).collect();
+        messages.push((message.after.map(Into::into), ids?));
+    }
+    Ok(messages)
+}
+
+#[tokio::test]
+async fn jobs_that_wait_at_the_same_time_are_sent_together() -> Result<()> {
+    let namespace = Namespace::empty().await?;
+    let (names, channel) = declare(namespace.rabbit(), namespace.name(), &[]).await?;
+    let publisher = Publisher::connect(config(namespace.rabbit(), &names)).await?;
+    let low = publisher.lane(Lane::Low);
+    // Of 120, every third in the low lane; the last 30 of the others after a commit.
+    let publish = async |id: i64| match id {
+        id if id % 3 == 0 => low.publish(&Job::new("a", id)).await,
+        id if id > 75 => publisher.publish(&Job::new("a", id).after("0/1")).await,
+        id => publisher.publish(&Job::new("a", id)).await,
+    };
+    let by_lane = (1..=120).filter(|id| id % 3 != 0).chain((1..=120).filter(|id| id % 3 == 0));
+    futures_util::future::try_join_all(by_lane.map(publish)).await?;
+    let (live, low) = (names.queue("a"), names.low_queue("a"));
+    let (live, low) = (messages_in(&channel, &live).await?, messages_in(&channel, &low).await?);
+    assert!(live.len() + low.len() < 20, "{live:?} {low:?}");
+    let ids =
+        |messages: &[(Option<String>, Vec<i64>)]| messages.iter().flat_map(|(_, ids)| ids.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&live), (1..=120).filter(|id| id % 3 != 0).collect::<Vec<_>>());
+    assert_eq!(ids(&low), (1..=120).filter(|id| id % 3 == 0).collect::<Vec<_>>());
+    for (after, ids) in live.iter().chain(&low) {
+        assert!(ids.len() <= 20, "{} ids", ids.len());
+        assert!(ids.iter().all(|id| (id % 3 != 0 && *id > 75) == after.is_some()), "{after:?}: {ids:?}");
+    }
+
+    let one_by_one = Publisher::connect(config(namespace.rabbit(), &names).ids_joined_max(1)).await?;
+    let report = one_by_one.publish_all(stream::iter((1..=100).map(|id| Job::new("a", id)))).await;
+    assert_eq!((report.taken, report.confirmed), (100, 100));
+    assert_eq!(messages_in(&channel, &names.queue("a")).await?.len(), 100);
+    namespace.finish().await
+}
+
 #[tokio::test]
 async fn what_no_worker_would_read_is_not_sent() -> Result<()> {
     let namespace = Namespace::empty().await?;

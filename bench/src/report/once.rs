@@ -1,6 +1,7 @@
 //! The tables of what is measured once.
 
-use super::{ALLOWED_MIN, LANES_MAX, MEBIBYTE, Surroundings};
+use super::latency::LANES_MAX;
+use super::{ALLOWED_MIN, MEBIBYTE, Surroundings};
 use crate::broker::BrokerRun;
 use crate::growth::{Growth, GrowthRun};
 use crate::metrics::Histogram;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, ShortString};
-use pinion_schemas::message::HEADER_SENT_MS;
+use pinion_schemas::message::{HEADER_SENT_MS, MESSAGE_BYTES_MAX};
+use pinion_schemas::{DecodeError, Job};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
@@ -16,13 +17,17 @@ use crate::error::PublishError;
 const PERSISTENT: u8 = 2;
 
 /// What is published, as often as it takes.
+#[derive(Clone)]
 pub(super) struct Message {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     properties: Properties,
     pub(super) body: Vec<u8>,
+    /// The job, where it may be sent together with others.
+    job: Option<Job>,
 }
 
+#[derive(Clone)]
 enum Properties {
     /// Those of a job that was sent at this time since 1970.
     Job(Duration),
@@ -30,9 +35,20 @@ enum Properties {
 }
 
 impl Message {
-    pub(super) fn job(exchange: &str, routing_key: String, body: Vec<u8>) -> Result<Message, PublishError> {
+    /// The message of a job; if it has `ids_joined_max` ids or more, by itself.
+    pub(super) fn job(
+        exchange: &str,
+        routing_key: String,
+        job: Job,
+        ids_joined_max: usize,
+    ) -> Result<Message, PublishError> {
+        let body = job.to_bytes().map_err(|error| match error {
+            DecodeError::TooLarge { bytes } => PublishError::TooLarge { bytes, max: MESSAGE_BYTES_MAX },
+            other => PublishError::Invalid(other.to_string()),
+        })?;
         let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Message::new(exchange.to_owned(), routing_key, Properties::Job(sent), body)
+        let message = Message::new(exchange.to_owned(), routing_key, Properties::Job(sent), body)?;
+        Ok(Message { job: Some(job).filter(|job| job.id_count() < ids_joined_max), ..message })
     }
 
     pub(super) fn raw(
@@ -61,7 +77,25 @@ impl Message {
             routing_key: short("routing key", routing_key)?,
             properties,
             body,
+            job: None,
         })
+    }
+
+    /// Whether `other` may be sent in the same message, of `ids_joined_max` ids at the most.
+    fn goes_with(&self, other: &Message, ids_joined_max: usize) -> bool {
+        let (Some(job), Some(next)) = (&self.job, &other.job) else { return false };
+        self.routing_key == other.routing_key
+            && job.goes_with(next)
+            && job.id_count() + next.id_count() <= ids_joined_max
+            && self.body.len() + other.body.len() <= MESSAGE_BYTES_MAX
+    }
+
+    /// Takes in another one that goes with it.
+    fn join(&mut self, other: &Message) {
+        if let (Some(job), Some(next)) = (&mut self.job, &other.job) {
+            job.join(next.clone());
+            self.body = job.to_bytes().expect("both were messages, and are one of the allowed size");
+        }
     }
 
     /// What it counts for in the bound on bytes.
@@ -102,9 +136,14 @@ pub(super) enum Answer {
     Batch(usize, mpsc::UnboundedSender<(usize, Result<(), PublishError>)>),
 }
 
-/// A message with the one who waits for it.
+/// A message with those who wait for it: one, or several whose jobs were put together.
 pub(super) struct Outgoing {
     pub(super) message: Arc<Message>,
+    waiters: Vec<Waiter>,
+}
+
+/// Somebody who waits for a message.
+struct Waiter {
     deadline: Instant,
     /// None when the answer was given: the time was over.
     answer: Option<Answer>,
@@ -114,29 +153,54 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(message: Message, deadline: Instant, answer: Answer, room: OwnedSemaphorePermit) -> Outgoing {
-        Outgoing { message: Arc::new(message), deadline, answer: Some(answer), _room: room }
+        let waiter = Waiter { deadline, answer: Some(answer), _room: room };
+        Outgoing { message: Arc::new(message), waiters: vec![waiter] }
     }
 
-    /// Whether there is nobody left to answer: the answer was given, or the caller is gone.
+    /// Whether `next` may be sent in this message, which then has `ids_joined_max` ids at the most.
+    pub(super) fn goes_with(&self, next: &Outgoing, ids_joined_max: usize) -> bool {
+        !next.is_over() && self.message.goes_with(&next.message, ids_joined_max)
+    }
+
+    /// Takes in another one that goes with it.
+    pub(super) fn join(&mut self, next: Outgoing) {
+        Arc::make_mut(&mut self.message).join(&next.message);
+        self.waiters.extend(next.waiters);
+    }
+
+    /// Whether there is nobody left to answer: the answers were given, or the callers are gone.
     pub(super) fn is_over(&self) -> bool {
-        match &self.answer {
+        self.waiters.iter().all(|waiter| match &waiter.answer {
             None => true,
             Some(Answer::One(answer)) => answer.is_closed(),
             Some(Answer::Batch(_, answers)) => answers.is_closed(),
-        }
+        })
     }
 
-    /// When its time is over; none if the answer was given.
+    /// When the time of the first is over that has no answer.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.answer.is_some().then_some(self.deadline)
+        self.waiters.iter().find_map(|waiter| waiter.answer.is_some().then_some(waiter.deadline))
     }
 
-    /// Gives the answer, unless it was given.
-    pub(super) fn answer(&mut self, outcome: Result<(), PublishError>) {
+    /// Gives the answer to all that have none.
+    pub(super) fn answer(&mut self, outcome: &Result<(), PublishError>) {
+        self.waiters.iter_mut().for_each(|waiter| waiter.answer(outcome));
+    }
+
+    /// Gives the answer to those whose time is over; whether that is all of them.
+    pub(super) fn expire(&mut self, now: Instant, outcome: &Result<(), PublishError>) -> bool {
+        let is_late = |waiter: &Waiter| waiter.deadline <= now;
+        self.waiters.iter_mut().filter(|waiter| is_late(waiter)).for_each(|waiter| waiter.answer(outcome));
+        self.waiters.iter().all(is_late)
+    }
+}
+
+impl Waiter {
+    fn answer(&mut self, outcome: &Result<(), PublishError>) {
         let sent = match self.answer.take() {
             None => true,
-            Some(Answer::One(answer)) => answer.send(outcome).is_ok(),
-            Some(Answer::Batch(index, answers)) => answers.send((index, outcome)).is_ok(),
+            Some(Answer::One(answer)) => answer.send(outcome.clone()).is_ok(),
+            Some(Answer::Batch(index, answers)) => answers.send((index, outcome.clone())).is_ok(),
         };
         if !sent {
             debug!("the caller was gone before the message's end");

@@ -138,8 +138,9 @@ impl<'a> Session<'a> {
     /// The next message that may be published, under its number.
     fn next_to_publish(&mut self) -> Option<(u64, Arc<Message>)> {
         while self.supervisor.suspects == 0 || self.unsettled.is_empty() {
-            let outgoing = self.supervisor.take_waiting()?;
+            let mut outgoing = self.supervisor.take_waiting()?;
             if !outgoing.is_over() {
+                self.supervisor.join_waiting(&mut outgoing);
                 let number = self.next_number;
                 self.next_number += 1;
                 let message = outgoing.message.clone();
@@ -159,15 +160,10 @@ impl<'a> Session<'a> {
     /// has them, or not.
     fn expire(&mut self) {
         let now = Instant::now();
-        let too_late = self.supervisor.too_late();
-        for outgoing in self.unsettled.values_mut() {
-            match outgoing.deadline() {
-                None => {}
-                Some(deadline) if deadline <= now => outgoing.answer(Err(too_late.clone())),
-                // The younger ones' time is over later.
-                Some(_) => break,
-            }
-        }
+        let too_late = Err(self.supervisor.too_late());
+        // The younger ones' time is over later.
+        let mut oldest_first = self.unsettled.values_mut();
+        while oldest_first.next().is_some_and(|outgoing| outgoing.expire(now, &too_late)) {}
         self.supervisor.expire_waiting();
     }
 
@@ -177,7 +173,7 @@ impl<'a> Session<'a> {
             return self.returns.answered(Some(number), confirm.returned);
         }
         if let Some(mut outgoing) = self.unsettled.remove(&number) {
-            outgoing.answer(Err(PublishError::Rejected));
+            outgoing.answer(&Err(PublishError::Rejected));
         }
         self.returns.answered(None, confirm.returned)
     }
@@ -189,7 +185,7 @@ impl<'a> Session<'a> {
                     Settled::Taken => Ok(()),
                     Settled::Returned => Err(outgoing.message.unroutable()),
                 };
-                outgoing.answer(outcome);
+                outgoing.answer(&outcome);
             }
         }
     }
@@ -225,7 +221,7 @@ impl<'a> Session<'a> {
             && let Some((_, mut outgoing)) = self.unsettled.pop_first()
         {
             let outcome = objection_to(&outgoing.message, objection);
-            outgoing.answer(Err(outcome));
+            outgoing.answer(&Err(outcome));
         }
         let mut again: VecDeque<Outgoing> = std::mem::take(&mut self.unsettled).into_values().collect();
         again.retain(|outgoing| !outgoing.is_over());

@@ -26,6 +26,7 @@ pub(super) struct Broker {
     pub(super) name: String,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) confirm_timeout_ms: u64,
+    pub(super) ids_joined_max: usize,
 }
 
 /// From the handles to the supervisor.
@@ -153,10 +154,9 @@ impl Supervisor {
     /// Answers the messages whose time is over before they could be published.
     pub(super) fn expire_waiting(&mut self) {
         let now = Instant::now();
-        while self.waiting.front().is_some_and(|oldest| oldest.deadline().is_none_or(|deadline| deadline <= now)) {
-            if let Some(mut outgoing) = self.take_waiting() {
-                outgoing.answer(Err(self.too_late()));
-            }
+        let too_late = Err(self.too_late());
+        while self.waiting.front_mut().is_some_and(|oldest| oldest.expire(now, &too_late) || oldest.is_over()) {
+            self.take_waiting();
         }
     }
 
@@ -164,6 +164,15 @@ impl Supervisor {
     pub(super) fn take_waiting(&mut self) -> Option<Outgoing> {
         self.suspects = self.suspects.saturating_sub(1);
         self.waiting.pop_front()
+    }
+
+    /// Puts those that wait behind `outgoing` into its message, as far as they go with it. Nothing waits for that: what is there while
+    /// another one was published is there already.
+    pub(super) fn join_waiting(&mut self, outgoing: &mut Outgoing) {
+        let ids_joined_max = self.broker.ids_joined_max;
+        while self.suspects == 0 && self.waiting.front().is_some_and(|next| outgoing.goes_with(next, ids_joined_max)) {
+            self.waiting.pop_front().into_iter().for_each(|next| outgoing.join(next));
+        }
     }
 
     /// What it means now that a message's time is over.

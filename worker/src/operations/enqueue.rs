@@ -97,8 +97,9 @@ pub async fn enqueue<'a>(
          the connector, or when its feed is read from the start"
     );
     let feed = Feed::open(context.source(definition)?, definition, ids, tell).await?;
-    let publisher =
-        Publisher::connect(publisher_config(&context.config, "pinion enqueue")).await.context("[rabbitmq]")?;
+    // What was asked for is sent, and counted.
+    let config = publisher_config(&context.config, "pinion enqueue").ids_joined_max(1);
+    let publisher = Publisher::connect(config).await.context("[rabbitmq]")?;
     let mut enqueued = Enqueued { job: job.to_owned(), ..Enqueued::default() };
     let started_at = Instant::now();
     publish(&publisher.lane(options.lane), feed, options.ids_per_message, tell, &mut enqueued).await;
