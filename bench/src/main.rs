@@ -127,8 +127,10 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
     };
     told(&once)?;
     if options.rebuild {
-        once.rebuild = Some(rebuild::run(&bench).await?);
-        told(&once)?;
+        for _ in 0..options.runs {
+            once.rebuild.push(rebuild::run(&bench).await?);
+            told(&once)?;
+        }
     }
     if options.tuning {
         once.broker = broker::run(&bench).await?;

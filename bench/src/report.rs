@@ -93,10 +93,11 @@ impl Beside {
     }
 }
 
-/// What is measured once, and not in each run; none or empty where it was not.
+/// What is measured after the runs; empty where it was not.
 #[derive(Default)]
 pub(crate) struct Once {
-    pub(crate) rebuild: Option<RebuildRun>,
+    /// One for each run: they come after all of these.
+    pub(crate) rebuild: Vec<RebuildRun>,
     pub(crate) broker: Vec<BrokerRun>,
     pub(crate) tuning: Vec<Curve>,
     pub(crate) growth: Vec<Growth>,
@@ -150,11 +151,11 @@ pub(crate) fn report(
         text += &latency_note(&alone);
         text += &section(&format!("The same, while {LOW_IDS} ids wait in the low lane"), lanes_table(&latencies));
     }
-    if let Some(rebuild) = &once.rebuild {
+    if !once.rebuild.is_empty() {
         let speeds =
             runs.iter().flat_map(|run| run.peers_of(Peer::Pgsync)).map(|beside| beside.run.documents_per_second);
         let pgsync = Some(speeds.collect()).filter(|speeds: &Vec<f64>| !speeds.is_empty()).map(median_of);
-        text += &section("Rebuild and verify, once", rebuild_table(surroundings, rebuild, pgsync));
+        text += &section("Rebuild and verify", rebuild_table(surroundings, &once.rebuild, pgsync));
     }
     if !once.broker.is_empty() {
         text += &section("RabbitMQ alone, read by a client that only acknowledges", broker_table(&once.broker));

@@ -4,6 +4,9 @@
 //! off before the commit is visible: the document then stays as it was, and nobody can notice. With a commit hook
 //! (`after_commit`, `on_commit`) it is right.
 //!
+//! Jobs that wait to be published at the same time go out in one message
+//! ([`PublisherConfig::ids_joined_max`]), and none waits for others.
+//!
 //! Sending a job twice does no harm: Pinion reads the document anew each time, and coalesces what waits.
 //!
 //! ```no_run

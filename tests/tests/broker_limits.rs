@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, dead_letters_of, patience, send, settled};
 
-/// What a prefetch of 300 is made of: a batch in each place for reads and bulks, and the next one.
-const PREFETCH_300: &str = "batch_max = 50\nfetches_in_flight_max = 2\nbulks_in_flight_max = 3\n";
+/// What a prefetch of 300 is made of: a batch in half of the places for reads and bulks, and two more.
+const PREFETCH_300: &str = "batch_max = 50\nfetches_in_flight_max = 4\nbulks_in_flight_max = 4\n";
 
 /// The reads that wait for long, by their servers' process ids.
 async fn sleeping(namespace: &Namespace) -> Result<Vec<i32>> {
@@ -345,7 +345,7 @@ async fn a_worker_goes_on_consuming_while_the_broker_blocks_publishers() -> Resu
     let setup = Setup {
         rabbitmq: broker.rabbit().url().to_owned(),
         // Held for long by a broker that is there; were it taken for away, messages would go back.
-        worker: "batch_max = 20\nhold_s_max = 1\n".to_owned(),
+        worker: "batch_max = 40\nhold_s_max = 1\n".to_owned(),
         ..Setup::shop(&namespace)?
     };
     let pinion = applied(&namespace, &setup).await?;

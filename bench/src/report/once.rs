@@ -3,6 +3,7 @@
 use super::latency::LANES_MAX;
 use super::{ALLOWED_MIN, MEBIBYTE, Surroundings};
 use crate::broker::BrokerRun;
+use crate::cpu::CpuSeconds;
 use crate::growth::{Growth, GrowthRun};
 use crate::metrics::Histogram;
 use crate::rebuild::{RebuildRun, Rebuilt, Verified};
@@ -37,33 +38,47 @@ pub(super) fn broker_table(runs: &[BrokerRun]) -> Table {
     table
 }
 
-/// One measurement a row, so lowest, median and highest are the same; with the median of PGSync's first synchronisations, if there are some.
-pub(super) fn rebuild_table(surroundings: &Surroundings, run: &RebuildRun, pgsync: Option<f64>) -> Table {
-    let RebuildRun { quiet, verified: [by_ids, full], live, end_to_end: [before, during] } = run;
+/// With the median of PGSync's first synchronisations, if there are some.
+pub(super) fn rebuild_table(surroundings: &Surroundings, runs: &[RebuildRun], pgsync: Option<f64>) -> Table {
+    let cores = surroundings.cores as f64;
     let rate = |rebuilt: &Rebuilt| rebuilt.ids / rebuilt.load_seconds;
-    let allowed = surroundings.cores as f64 * quiet.ids / quiet.cpu.services();
+    let allowed = |run: &RebuildRun| cores * run.quiet.ids / run.quiet.cpu.services();
     let p99 = |histogram: &Histogram| histogram.quantile(0.99).map_or(f64::NAN, |found| found.value * 1000.0);
-    let of_machine =
-        |seconds: f64, verified: &Verified| 100.0 * seconds / (verified.seconds * surroundings.cores as f64);
+    let [before, meanwhile] = [0, 1].map(|place| move |run: &RebuildRun| p99(&run.end_to_end[place]));
+    let [by_ids, full] =
+        [0, 1].map(|place| move |run: &RebuildRun| run.verified[place].looked / run.verified[place].seconds);
     let mut table = Table::default();
-    let mut row = |figure: &str, value: f64, goal: Option<Goal>| table.row(figure, &[value], goal);
-    row("loaded with nothing else to do, documents/s", rate(quiet), None);
-    row("what the services' CPU alone would allow, documents/s", allowed, None);
-    row("of that", rate(quiet) / allowed, Some(Goal::AtLeast(ALLOWED_MIN)));
+    let mut row = |figure: &str, value: &dyn Fn(&RebuildRun) -> f64, goal: Option<Goal>| {
+        table.row(figure, &runs.iter().map(value).collect::<Vec<f64>>(), goal);
+    };
+    row("loaded with nothing else to do, documents/s", &|run| rate(&run.quiet), None);
+    row("what the services' CPU alone would allow, documents/s", &allowed, None);
+    row("of that", &|run| rate(&run.quiet) / allowed(run), Some(Goal::AtLeast(ALLOWED_MIN)));
     if let Some(pgsync) = pgsync {
-        row("PGSync's first synchronisation beside it, documents/s", pgsync, None);
+        row("PGSync's first synchronisation beside it, documents/s", &|_| pgsync, None);
     }
-    row("worker's CPU, µs a document", quiet.cpu.workers * 1e6 / quiet.ids, None);
-    row("from the command until the alias has moved, s", quiet.seconds, None);
-    row("loaded under live writes, documents/s", rate(live), None);
-    row("p99 of live jobs before, ms", p99(before), None);
-    row("p99 of live jobs meanwhile, ms", p99(during), None);
-    row("p99 meanwhile, times that before", p99(during) / p99(before), Some(Goal::AtMost(LANES_MAX)));
-    row("verified by ids, rows and documents/s", by_ids.looked / by_ids.seconds, Some(Goal::AtLeast(VERIFIED_MIN)));
-    row("of the machine meanwhile: Elasticsearch, %", of_machine(by_ids.cpu.elasticsearch, by_ids), None);
-    row("PostgreSQL, %", of_machine(by_ids.cpu.primary + by_ids.cpu.replica, by_ids), None);
-    row("the command and all else, %", of_machine(by_ids.own_cpu_seconds, by_ids), None);
-    row("verified value by value, rows and documents/s", full.looked / full.seconds, None);
+    let mut loading = |who: &str, cpu: fn(&CpuSeconds) -> f64| {
+        row(&format!("CPU of {who} meanwhile, µs a document"), &|run| cpu(&run.quiet.cpu) * 1e6 / run.quiet.ids, None);
+    };
+    loading("the worker", |cpu| cpu.workers);
+    loading("Elasticsearch", |cpu| cpu.elasticsearch);
+    loading("PostgreSQL", |cpu| cpu.primary + cpu.replica);
+    loading("RabbitMQ", |cpu| cpu.rabbitmq);
+    loading("the command and all else", |cpu| cpu.others() + cpu.bench);
+    row("from the command until the alias has moved, s", &|run| run.quiet.seconds, None);
+    row("loaded under live writes, documents/s", &|run| rate(&run.live), None);
+    row("p99 of live jobs before, ms", &before, None);
+    row("p99 of live jobs meanwhile, ms", &meanwhile, None);
+    row("p99 meanwhile, times that before", &|run| meanwhile(run) / before(run), Some(Goal::AtMost(LANES_MAX)));
+    row("verified by ids, rows and documents/s", &by_ids, Some(Goal::AtLeast(VERIFIED_MIN)));
+    let mut verifying = |who: &str, seconds: fn(&Verified) -> f64| {
+        let of_machine = |run: &RebuildRun| 100.0 * seconds(&run.verified[0]) / (run.verified[0].seconds * cores);
+        row(&format!("of the machine meanwhile: {who}, %"), &of_machine, None);
+    };
+    verifying("Elasticsearch", |verified| verified.cpu.elasticsearch);
+    verifying("PostgreSQL", |verified| verified.cpu.primary + verified.cpu.replica);
+    verifying("the command and all else", |verified| verified.own_cpu_seconds);
+    row("verified value by value, rows and documents/s", &full, None);
     table
 }
 

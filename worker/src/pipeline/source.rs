@@ -151,8 +151,9 @@ impl Source {
         let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), prefetch).await?;
         // A channel's first delivery has the tag 1.
         let ledger = Ledger::new(1);
-        // Messages of one id are taken up at once, all that the broker gives: as deliveries they need a part of the memory.
-        let (sender, deliveries) = mpsc::channel(prefetch.into());
+        // Messages of one id are taken up at once, all that the broker gives: as deliveries they need a part of the memory. Of those of
+        // many ids a batch is there.
+        let (sender, deliveries) = mpsc::channel(job.settings.batch_max.max(prefetch.into()));
         let in_hand = match lane {
             Lane::Live | Lane::Low => InHand::Uncounted,
             Lane::Suspects => InHand::Suspects(Suspects::new(job)),
@@ -166,13 +167,14 @@ impl Source {
 }
 
 /// Ids that a message of the low lane is taken to have at the least: walks and fan-outs put a hundred together.
-const LOW_IDS_PER_MESSAGE: usize = 10;
+const LOW_IDS_PER_MESSAGE: usize = 5;
 
-/// Enough that every place has a full batch and the next one is there, fewer for a job that was too slow for them. Messages of the low
-/// lane mostly carry many ids each, and what a worker has in hand neither another one can take nor a pause hold up.
+/// Enough for full batches in half of the places and for two more that wait: more are hardly ever on their way, and messages of many ids
+/// take memory. Fewer for a job that was too slow for them. Those of the low lane mostly carry many ids each, and what a worker has in
+/// hand neither another one can take nor a pause hold up.
 fn prefetch(lane: Lane, job: &Job) -> u16 {
     let messages = match lane {
-        Lane::Live => (lane.places(job) + 1) * job.settings.batch_max,
+        Lane::Live => (lane.places(job) / 2 + 2) * job.settings.batch_max,
         Lane::Low => job.settings.batch_max / LOW_IDS_PER_MESSAGE,
         Lane::Suspects => return SUSPECTS_TOGETHER,
         Lane::Alone => return 1,

@@ -22,8 +22,10 @@ use crate::ports::{Destination, Envelope, Keys, Requeue, WhichKeys};
 const TELL: Duration = Duration::from_secs(1);
 /// One that has not for so long is gone.
 const GONE_MS: u64 = 15_000;
-/// Before the low lane is looked at again, while enough waits there.
+/// The longest pause of a walk that has something to hand over.
 const BUSY: Duration = Duration::from_millis(500);
+/// Before the low lane is looked at again, while enough waits there: asking costs the broker more than a message.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(50);
 /// Ids of a message: as many as make it cheap to carry, and few enough that a worker's share of the queue is soon worked off.
 const IDS: usize = 100;
 
@@ -161,7 +163,7 @@ impl<'a> Place<'a> {
                         Pace::Each(each) if wait.is_zero() && self.has_room(surroundings).await? => break each,
                         Pace::Each(_) | Pace::Wait => {}
                     }
-                    tokio::time::sleep(BUSY.min(wait.max(BUSY / 50))).await;
+                    tokio::time::sleep(wait.clamp(LOOK_FOR_ROOM, BUSY)).await;
                     if !self.tell().await? {
                         return Ok(false);
                     }
