@@ -381,3 +381,48 @@ async fn a_worker_goes_on_consuming_while_the_broker_blocks_publishers() -> Resu
     assert_eq!(worker.terminate().await?, 0);
     namespace.finish().await
 }
+
+/// Acknowledgements go up to the first message that is not done; at the end those behind it are acknowledged one by one.
+#[tokio::test]
+async fn what_is_done_does_not_come_back_when_a_job_is_paused() -> Result<()> {
+    const ROWS: i64 = 50;
+    let namespace = Namespace::empty().await?;
+    namespace
+        .execute(&format!(
+            "CREATE TABLE notes (id bigint PRIMARY KEY, seconds float8 NOT NULL); GRANT SELECT ON notes TO pinion;
+             INSERT INTO notes SELECT number, CASE number WHEN 1 THEN 600 ELSE 0 END FROM generate_series(1, {ROWS}) number"
+        ))
+        .await?;
+    let setup = Setup {
+        replicas: Vec::new(),
+        // All of them are prefetched.
+        worker: "batch_max = 10\nfetch_s_max = 600\n".to_owned(),
+        ..Setup::without_jobs(&namespace)?
+    };
+    let sql = "SELECT n.id AS _id, n.id AS number, CASE WHEN n.seconds > 0 THEN pg_sleep(n.seconds)::text END AS slept
+               FROM notes n WHERE n.id = ANY(:ids)";
+    let mapping = r#"{"mappings": {"properties": {"number": {"type": "long"}, "slept": {"type": "keyword"}}}}"#;
+    setup.write_job(&namespace, "notes", "index = \"notes\"\nsource = \"shop\"\nkey = \"bigint\"\n", sql, mapping)?;
+    let pinion = applied(&namespace, &setup).await?;
+    let worker = pinion.work(&["--jobs", "notes"]).await?;
+    send(&namespace, "notes", [1]).await?;
+    eventually(
+        "the slow row to be read",
+        TIMEOUT,
+        async || Ok((!sleeping(&namespace).await?.is_empty()).then_some(())),
+    )
+    .await?;
+    send(&namespace, "notes", 2..=ROWS).await?;
+    settled(&worker, "notes", "indexed", ROWS as u64 - 1).await?;
+
+    pinion.command(&["pause", "notes"]).await?.ok()?;
+    assert_eq!(namespace.rabbit().ready(&format!("{}.notes", namespace.name())).await?, 1, "those that came back");
+    end_sleeping(&namespace).await?;
+    namespace.execute("UPDATE notes SET seconds = 0").await?;
+    pinion.command(&["resume", "notes"]).await?.ok()?;
+    settled(&worker, "notes", "indexed", ROWS as u64).await?;
+    let taken = [("job", "notes"), ("verdict", "accepted")];
+    assert_eq!(worker.metrics().await?.sum("pinion_messages_total", &taken), ROWS as f64 + 1.0);
+    assert_eq!(worker.terminate().await?, 0);
+    namespace.finish().await
+}
