@@ -281,6 +281,21 @@ mod tests {
     }
 
     #[test]
+    fn jobs_of_one_name_and_position_are_put_together() {
+        let mut job = Job::new("orders", 1).after("0/1");
+        for other in [Job::new("orders", 2), Job::new("orders", 2).after("0/2"), Job::new("merchants", 2).after("0/1")]
+        {
+            assert!(!job.goes_with(&other), "{other:?}");
+        }
+        for other in [Job::new("orders", 2), Job::many("orders", [3, 4])] {
+            let other = other.after("0/1");
+            assert!(job.goes_with(&other));
+            job.join(other);
+        }
+        assert_eq!((&job, job.id_count()), (&Job::many("orders", [1, 2, 3, 4]).after("0/1"), 4));
+    }
+
+    #[test]
     fn every_field_and_unknown_ones() {
         let json = br#" {"new":{"a":[1,{}]},"ids":[1,"b",null],"job_name":"o\u0072ders","after":"0/1"} "#;
         let message = decode(json).expect("a message");
