@@ -10,7 +10,7 @@ use crate::pinion::JOB;
 
 const QUEUE: &str = "bench.broker";
 /// What a worker with the default settings asks for: see `prefetch` in its `pipeline/source.rs`.
-const PREFETCH: u16 = 8_000;
+const PREFETCH: u16 = 10_000;
 
 /// How a queue is read.
 struct Case {

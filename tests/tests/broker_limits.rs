@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, dead_letters_of, patience, send, settled};
 
-/// What a prefetch of 300 is made of: a batch in half of the places for reads and bulks, and two more.
-const PREFETCH_300: &str = "batch_max = 50\nfetches_in_flight_max = 4\nbulks_in_flight_max = 4\n";
+/// What a prefetch of 300 is made of: a batch in three quarters of the places for reads and bulks, and one more.
+const PREFETCH_300: &str = "batch_max = 50\nfetches_in_flight_max = 4\nbulks_in_flight_max = 3\n";
 
 /// The reads that wait for long, by their servers' process ids.
 async fn sleeping(namespace: &Namespace) -> Result<Vec<i32>> {

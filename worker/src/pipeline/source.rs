@@ -169,12 +169,12 @@ impl Source {
 /// Ids that a message of the low lane is taken to have at the least: walks and fan-outs put a hundred together.
 const LOW_IDS_PER_MESSAGE: usize = 5;
 
-/// Enough for full batches in half of the places and for two more that wait: more are hardly ever on their way, and messages of many ids
-/// take memory. Fewer for a job that was too slow for them. Those of the low lane mostly carry many ids each, and what a worker has in
+/// Enough for full batches in three quarters of the places and for one more that waits: more are hardly ever on their way, and messages of
+/// many ids take memory. Fewer for a job that was too slow for them. Those of the low lane mostly carry many ids each, and what a worker has in
 /// hand neither another one can take nor a pause hold up.
 fn prefetch(lane: Lane, job: &Job) -> u16 {
     let messages = match lane {
-        Lane::Live => (lane.places(job) / 2 + 2) * job.settings.batch_max,
+        Lane::Live => (lane.places(job) * 3 / 4 + 1) * job.settings.batch_max,
         Lane::Low => job.settings.batch_max / LOW_IDS_PER_MESSAGE,
         Lane::Suspects => return SUSPECTS_TOGETHER,
         Lane::Alone => return 1,
