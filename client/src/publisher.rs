@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use lapin::BasicProperties;
+use pinion_schemas::message::IDS_MAX;
 use pinion_schemas::{Job, Names};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -81,10 +82,10 @@ impl PublisherConfig {
 
     /// Jobs that wait to be published at the same time go out as one message of up to this many ids, where they are of the
     /// same name, lane and position. None waits for others. A message costs the broker and the worker much more than an id in
-    /// it. With 1, each job is a message of its own.
+    /// it. With 1, each job is a message of its own. From 1 to 100,000.
     #[must_use]
     pub fn ids_joined_max(mut self, ids_joined_max: usize) -> PublisherConfig {
-        self.ids_joined_max = ids_joined_max;
+        self.ids_joined_max = ids_joined_max.clamp(1, IDS_MAX);
         self
     }
 
@@ -149,7 +150,7 @@ struct Shared {
     names: Names,
     confirm_timeout_ms: u64,
     ids_joined_max: usize,
-    /// What a message takes of the room at least, so that no more than `outstanding_max` fit in.
+    /// What a job takes of the room at least, so that no more than `outstanding_max` fit in.
     share: u32,
     /// The whole room: `outstanding_max` shares.
     room_max: u32,
