@@ -166,7 +166,7 @@ impl Supervisor {
         self.waiting.pop_front()
     }
 
-    /// Puts those that wait behind `outgoing` into its message, as far as they go with it. Nothing waits for that: what is there while
+    /// Puts those that wait behind `outgoing` into its message, as far as they go with it. Nothing waits for that: what came while
     /// another one was published is there already.
     pub(super) fn join_waiting(&mut self, outgoing: &mut Outgoing) {
         let ids_joined_max = self.broker.ids_joined_max;
