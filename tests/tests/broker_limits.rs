@@ -382,7 +382,7 @@ async fn a_worker_goes_on_consuming_while_the_broker_blocks_publishers() -> Resu
     namespace.finish().await
 }
 
-/// Acknowledgements go up to the first message that is not done; at the end those behind it are acknowledged one by one.
+/// Acknowledgements go up to the first message that is not done; at the end it goes back, and those behind it are acknowledged.
 #[tokio::test]
 async fn what_is_done_does_not_come_back_when_a_job_is_paused() -> Result<()> {
     const ROWS: i64 = 50;

@@ -113,11 +113,16 @@ impl Queues {
         if let Some(reason) = reason {
             let _read = open.messages.send(Err(reason.to_owned())).is_ok();
         }
-        let ready = self.ready.entry(open.queue.clone()).or_default();
-        for (_, stored) in open.unacknowledged.into_iter().rev() {
+        self.put_back(&open.queue, open.unacknowledged.into_iter().map(|(_, stored)| stored).collect());
+        self.deliver(&open.queue);
+    }
+
+    /// Puts messages back to where they were, counted.
+    fn put_back(&mut self, queue: &str, messages: Vec<Stored>) {
+        let ready = self.ready.entry(queue.to_owned()).or_default();
+        for stored in messages.into_iter().rev() {
             ready.push_front(Stored { redeliveries: stored.redeliveries + 1, ..stored });
         }
-        self.deliver(&open.queue);
     }
 
     /// Cuts the connections of a worker, or of all.
@@ -298,21 +303,17 @@ struct Lane {
 }
 
 impl Lane {
-    /// Acknowledges those of which this is true.
-    async fn settle(&self, is_settled: impl Fn(u64) -> bool) -> Result<(), String> {
+    /// Takes all up to `tag` off the channel, for `then`, which is also given the queue.
+    async fn settle(&self, tag: u64, then: impl FnOnce(&mut State, &str, Vec<Stored>)) -> Result<(), String> {
         self.line.trip().await.map_err(|_| "connection reset".to_owned())?;
         self.line.world.with(|state| {
             let Some(open) = state.queues.channels.iter_mut().find(|open| open.number == self.number) else {
                 return Err("the channel is closed".to_owned());
             };
-            let (settled, held) = std::mem::take(&mut open.unacknowledged)
-                .into_iter()
-                .partition::<VecDeque<_>, _>(|(tag, _)| is_settled(*tag));
-            open.unacknowledged = held;
+            let settled = open.unacknowledged.partition_point(|(held, _)| *held <= tag);
+            let settled = open.unacknowledged.drain(..settled).map(|(_, stored)| stored).collect();
             let queue = open.queue.clone();
-            for (_, stored) in &settled {
-                state.acknowledged(self.line.worker, stored);
-            }
+            then(state, &queue, settled);
             state.queues.deliver(&queue);
             Ok(())
         })
@@ -321,11 +322,15 @@ impl Lane {
 
 impl Channel for Lane {
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(self.settle(move |held| held <= tag))
+        Box::pin(self.settle(tag, |state, _, settled| {
+            for stored in &settled {
+                state.acknowledged(self.line.worker, stored);
+            }
+        }))
     }
 
-    fn acknowledge_one(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(self.settle(move |held| held == tag))
+    fn give_back(&self, tag: u64) -> Future_<'_, Result<(), String>> {
+        Box::pin(self.settle(tag, |state, queue, held| state.queues.put_back(queue, held)))
     }
 
     fn is_open(&self) -> bool {

@@ -357,8 +357,8 @@ pub trait Channel: Send + Sync {
     /// Acknowledges all messages up to `tag`.
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>>;
 
-    /// Acknowledges one message.
-    fn acknowledge_one(&self, tag: u64) -> Future_<'_, Result<(), String>>;
+    /// Gives all messages up to `tag` that are not acknowledged back to the queue, in their order.
+    fn give_back(&self, tag: u64) -> Future_<'_, Result<(), String>>;
 
     /// Whether it has not ended, as far as is known here.
     fn is_open(&self) -> bool;

@@ -16,6 +16,15 @@ pub struct PrefixTracker {
     open: VecDeque<(u32, Instant)>,
 }
 
+/// Deliveries one after the other that are all settled, or all not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The tag of the last one.
+    pub last: u64,
+    /// Whether they are settled.
+    pub is_settled: bool,
+}
+
 impl PrefixTracker {
     /// A tracker whose first delivery will have the tag `first`.
     pub fn new(first: u64) -> Self {
@@ -60,9 +69,20 @@ impl PrefixTracker {
         (self.lowest > before).then(|| self.lowest - 1)
     }
 
-    /// The tags of those that are settled behind an unsettled one.
-    pub fn settled_apart(&self) -> Vec<u64> {
-        (self.lowest..).zip(&self.open).filter(|(_, (parts, _))| *parts == 0).map(|(tag, _)| tag).collect()
+    /// Everything up to the last settled one, in runs of the same kind. Empty if nothing is settled behind an unsettled one.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (last, (parts, _)) in (self.lowest..).zip(&self.open) {
+            let is_settled = *parts == 0;
+            match runs.last_mut().filter(|run| run.is_settled == is_settled) {
+                Some(run) => run.last = last,
+                None => runs.push(Run { last, is_settled }),
+            }
+        }
+        if runs.last().is_some_and(|run| !run.is_settled) {
+            runs.pop();
+        }
+        runs
     }
 
     /// When the oldest unsettled delivery came.
@@ -94,14 +114,29 @@ mod tests {
         assert_eq!(tags, [1, 2, 3]);
         tracker.settle(2);
         tracker.settle(3);
-        assert_eq!((tracker.advance(), tracker.settled_apart()), (None, vec![3]), "2 has another part");
+        assert_eq!(tracker.advance(), None, "2 has another part");
         tracker.settle(1);
-        assert_eq!((tracker.advance(), tracker.settled_apart()), (Some(1), vec![3]));
+        assert_eq!(tracker.advance(), Some(1));
         tracker.settle(2);
         assert_eq!(tracker.advance(), Some(3));
         assert!(tracker.is_empty());
         tracker.settle(2);
         assert_eq!(tracker.advance(), None);
+    }
+
+    #[test]
+    fn runs_end_with_the_last_settled_one() {
+        let mut tracker = PrefixTracker::new(1);
+        for _ in 0..9 {
+            tracker.receive(1, Instant::now());
+        }
+        assert_eq!(tracker.runs(), [], "nothing is settled");
+        for tag in [1, 4, 5, 7] {
+            tracker.settle(tag);
+        }
+        tracker.advance();
+        let run = |last, is_settled| Run { last, is_settled };
+        assert_eq!(tracker.runs(), [run(3, false), run(5, true), run(6, false), run(7, true)]);
     }
 
     proptest! {

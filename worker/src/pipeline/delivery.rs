@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::ports::Envelope;
-use crate::tracker::PrefixTracker;
+use crate::tracker::{PrefixTracker, Run};
 
 /// One id to be brought up to date.
 #[derive(Debug)]
@@ -73,9 +73,9 @@ impl Ledger {
         self.lock().is_empty()
     }
 
-    /// The tags of those that are settled behind one that is not.
-    pub fn settled_apart(&self) -> Vec<u64> {
-        self.lock().settled_apart()
+    /// Everything up to the last settled message, in runs. Empty if nothing is settled behind one that is not.
+    pub fn runs(&self) -> Vec<Run> {
+        self.lock().runs()
     }
 
     /// Tells the source how far it may acknowledge; under the lock, so that tags only rise.

@@ -25,6 +25,7 @@ use crate::error::Fault;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
 use crate::ports::{Channel, Consumer, Queues};
+use crate::tracker::Run;
 
 /// A queue of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,9 +217,18 @@ async fn acknowledge(
 
 /// At the end, acknowledges what is done behind a message that is not. It would come back: what was put elsewhere would be there twice,
 /// and what comes back again and again is suspected.
+///
+/// A run at a time, and those before it go back first: a quorum queue keeps what goes beyond 32 commands under way in the channel, and
+/// forgets it with the channel (RabbitMQ's `rabbit_fifo_client`, `SOFT_LIMIT`).
 async fn acknowledge_apart(channel: &dyn Channel, ledger: &Ledger) {
-    for tag in ledger.settled_apart() {
-        if channel.acknowledge_one(tag).await.is_err() {
+    let runs = ledger.runs();
+    if !runs.is_empty() {
+        // What goes back must not come here.
+        channel.cancel().await;
+    }
+    for Run { last, is_settled } in runs {
+        let told = if is_settled { channel.acknowledge(last).await } else { channel.give_back(last).await };
+        if told.is_err() {
             return;
         }
     }

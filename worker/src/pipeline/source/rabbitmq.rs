@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use lapin::Connection;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::types::{FieldTable, ShortString};
 use pinion_client::connection::in_time;
 use tokio::sync::Mutex;
@@ -102,20 +104,19 @@ struct Consumed {
     tag: ShortString,
 }
 
-impl Consumed {
-    async fn ack(&self, tag: u64, multiple: bool) -> Result<(), String> {
-        let acknowledged = in_time(self.channel.basic_ack(tag, BasicAckOptions { multiple })).await;
-        acknowledged.map_err(|error| error.to_string())
-    }
-}
-
 impl Channel for Consumed {
     fn acknowledge(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(self.ack(tag, true))
+        Box::pin(async move {
+            let acknowledged = in_time(self.channel.basic_ack(tag, BasicAckOptions { multiple: true })).await;
+            acknowledged.map_err(|error| error.to_string())
+        })
     }
 
-    fn acknowledge_one(&self, tag: u64) -> Future_<'_, Result<(), String>> {
-        Box::pin(self.ack(tag, false))
+    fn give_back(&self, tag: u64) -> Future_<'_, Result<(), String>> {
+        Box::pin(async move {
+            let options = BasicNackOptions { multiple: true, requeue: true };
+            in_time(self.channel.basic_nack(tag, options)).await.map_err(|error| error.to_string())
+        })
     }
 
     fn is_open(&self) -> bool {
