@@ -9,8 +9,8 @@ use crate::Bench;
 use crate::pinion::JOB;
 
 const QUEUE: &str = "bench.broker";
-/// What a worker with the default settings asks for: see `prefetch` in its `pipeline/source.rs`.
-const PREFETCH: u16 = 10_000;
+/// What a worker with the default settings asks for: see its `pipeline/source/ahead.rs`.
+const PREFETCH: u16 = 24_000;
 
 /// How a queue is read.
 struct Case {

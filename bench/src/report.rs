@@ -213,7 +213,7 @@ fn heading(options: &Options, surroundings: &Surroundings, runs: &[Run]) -> Stri
          - {cores} cores for everything ({processor})\n\
          - load average, and CPU time of a fixed computation, when each run began: {}; at the end: {condition}\n\
          - {documents} orders of {bytes_per_document:.0} bytes in a bulk request; {} run(s); {} worker process(es)\n\
-         - Elasticsearch warmed by {warm_up_passes} passes; \"of raw bulk\" compares with the mean of the raw passes just before and after\n\
+         - Elasticsearch warmed by {warm_up_passes} raw passes and one of the whole way; \"of raw bulk\" compares with the mean of the raw passes just before and after\n\
          - the goal is for the median\n",
         conditions.join("; "),
         options.runs,

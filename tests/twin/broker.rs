@@ -1,15 +1,13 @@
 //! A broker: queues that count redeliveries, channels that give back what was not acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use pinion_schemas::decode;
 use pinion_worker::error::{Fault, Service};
 use pinion_worker::ports::{
-    Broker, Channel, Consumer, Destination, Envelope, Future_, Message, Queues as QueuesPort, Requeue,
+    Broker, Channel, Consumer, Destination, Envelope, Future_, Message, Messages, Queues as QueuesPort, Requeue,
 };
 use tokio::sync::mpsc;
 
@@ -224,7 +222,7 @@ impl Connection {
 
     async fn open(&self, queue: &str, prefetch: u16) -> Result<Consumer, Fault> {
         self.trip().await?;
-        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let (sender, messages) = stream();
         let number = self.line.world.with(|state| {
             let queues = &mut state.queues;
             queues.next_channel += 1;
@@ -243,11 +241,8 @@ impl Connection {
             state.history.note("consume", None, &[number], || format!("worker {worker}, channel {number}: {queue}"));
             number
         });
-        let messages = futures_util::stream::poll_fn(move |context| -> Poll<Option<Result<Message, String>>> {
-            receiver.poll_recv(context)
-        });
         let channel = Lane { line: self.line.clone(), number };
-        Ok(Consumer { messages: Box::pin(messages) as Pin<Box<_>>, channel: Arc::new(channel) })
+        Ok(Consumer { messages, channel: Arc::new(channel) })
     }
 
     fn delay(&self, queue: String, message: Requeue, delay_s: u64) {
@@ -296,6 +291,12 @@ impl QueuesPort for Connection {
     }
 }
 
+/// What a channel gives, and where the broker puts it; it ends with that.
+fn stream() -> (mpsc::UnboundedSender<Result<Message, String>>, Messages) {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    (sender, Box::pin(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context))))
+}
+
 /// The worker's end of a channel.
 struct Lane {
     line: Line,
@@ -331,6 +332,29 @@ impl Channel for Lane {
 
     fn give_back(&self, tag: u64) -> Future_<'_, Result<(), String>> {
         Box::pin(self.settle(tag, |state, queue, held| state.queues.put_back(queue, held)))
+    }
+
+    fn consume_again(&self, prefetch: u16) -> Future_<'_, Result<Messages, String>> {
+        Box::pin(async move {
+            self.line.trip().await.map_err(|_| "connection reset".to_owned())?;
+            let (sender, messages) = stream();
+            self.line.world.with(|state| {
+                let Some(open) = state.queues.channels.iter_mut().find(|open| open.number == self.number) else {
+                    return Err("the channel is closed".to_owned());
+                };
+                if open.cancelled {
+                    return Ok(());
+                }
+                state.history.note("prefetch", None, &[self.number], || format!("channel {}: {prefetch}", self.number));
+                open.prefetch = usize::from(prefetch);
+                open.messages = sender;
+                let queue = open.queue.clone();
+                state.queues.deliver(&queue);
+                Ok(())
+            })?;
+            self.line.trip().await.map_err(|_| "connection reset".to_owned())?;
+            Ok(messages)
+        })
     }
 
     fn is_open(&self) -> bool {

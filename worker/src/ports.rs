@@ -360,6 +360,10 @@ pub trait Channel: Send + Sync {
     /// Gives all messages up to `tag` that are not acknowledged back to the queue, in their order.
     fn give_back(&self, tag: u64) -> Future_<'_, Result<(), String>>;
 
+    /// Asks for `prefetch` messages ahead from now on, in place of what was asked for before. Ends the stream that was there, after what is
+    /// under way; the one that this gives goes on after it. Of a cancelled channel it gives nothing.
+    fn consume_again(&self, prefetch: u16) -> Future_<'_, Result<Messages, String>>;
+
     /// Whether it has not ended, as far as is known here.
     fn is_open(&self) -> bool;
 

@@ -3,6 +3,7 @@
 //! Suspects are read together, but with nothing else of their job in this worker: most are innocent, and done at once. If they kill
 //! it, each is then read alone, so that what kills it is that one.
 
+mod ahead;
 pub mod alone;
 pub mod envelope;
 mod intake;
@@ -18,13 +19,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::ahead::Ahead;
 use self::alone::Alone;
 use self::intake::{InHand, Intake};
+use self::set_aside::Aside;
 use self::suspects::Suspects;
 use crate::error::Fault;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
-use crate::ports::{Channel, Consumer, Queues};
+use crate::ports::{Channel, Queues};
 use crate::tracker::Run;
 
 /// A queue of a job.
@@ -74,6 +77,11 @@ const REDELIVERIES_OF_A_SUSPECT: u64 = 2;
 /// Suspects that are read together. One that kills its worker sends so many on to be read alone, which takes a hundred times as long
 /// for each: with a whole batch of them, ten minutes of faults left 20,000 there.
 const SUSPECTS_TOGETHER: u16 = 32;
+
+/// Batches ahead for each that may be on its way: messages are acknowledged in their order, so one slow batch holds up the room of those
+/// behind it, and what comes in the place of what is done has to be there before it is needed. With less than one of them, batches of
+/// messages of one id were not full.
+const BATCHES_PER_PLACE: usize = 2;
 
 /// The queues as a source, for all jobs of a worker.
 #[derive(Clone)]
@@ -131,8 +139,7 @@ impl Source {
         let (aside, set_aside) = mpsc::channel(set_aside::WAITING_MAX);
         let mut session = Session { lanes: Vec::new(), lost: is_lost, set_aside: None };
         for lane in lanes {
-            let intake = Intake { lane: *lane, job: job.clone(), jobs: self.jobs.clone(), aside: aside.clone() };
-            match self.open_lane(intake, lost.clone()).await {
+            match self.open_lane(*lane, job.clone(), aside.clone(), lost.clone()).await {
                 Ok(lane) => session.lanes.push(lane),
                 Err(fault) => {
                     // A lane that is open already would hold messages that nobody works on.
@@ -145,42 +152,44 @@ impl Source {
         Ok(session)
     }
 
-    async fn open_lane(&self, intake: Intake, lost: watch::Sender<Option<String>>) -> Result<OpenLane, Fault> {
-        let job = intake.job.clone();
-        let lane = intake.lane;
-        let prefetch = prefetch(lane, &job);
-        let Consumer { messages, channel } = self.queues.consume(&lane.queue(&job), prefetch).await?;
+    async fn open_lane(
+        &self,
+        lane: Lane,
+        job: Arc<Job>,
+        aside: mpsc::Sender<Aside>,
+        lost: watch::Sender<Option<String>>,
+    ) -> Result<OpenLane, Fault> {
+        let ids_ahead = BATCHES_PER_PLACE * lane.places(&job) * job.settings.batch_max;
+        let ahead = match lane {
+            Lane::Live | Lane::Low => Ahead::of_ids(ids_ahead, &job.speed),
+            Lane::Suspects => Ahead::fixed(SUSPECTS_TOGETHER),
+            Lane::Alone => Ahead::fixed(1),
+        };
+        let consumer = self.queues.consume(&lane.queue(&job), ahead.messages()).await?;
+        let channel = consumer.channel.clone();
         // A channel's first delivery has the tag 1.
         let ledger = Ledger::new(1);
-        // Messages of one id are taken up at once, all that the broker gives: as deliveries they need a part of the memory. Of those of
-        // many ids a batch is there.
-        let (sender, deliveries) = mpsc::channel(job.settings.batch_max.max(prefetch.into()));
+        // All that the broker gives is taken up at once: as deliveries messages need a part of the memory.
+        let (sender, deliveries) = mpsc::channel(ids_ahead.max(ahead.messages().into()));
         let in_hand = match lane {
             Lane::Live | Lane::Low => InHand::Uncounted,
-            Lane::Suspects => InHand::Suspects(Suspects::new(job)),
-            Lane::Alone => InHand::Alone(Alone::new(job)),
+            Lane::Suspects => InHand::Suspects(Suspects::new(job.clone())),
+            Lane::Alone => InHand::Alone(Alone::new(job.clone())),
         };
-        let task = tokio::spawn(intake.run(messages, ledger.clone(), sender, in_hand.clone(), lost.clone()));
+        let intake = Intake {
+            lane,
+            job,
+            jobs: self.jobs.clone(),
+            aside,
+            ledger: ledger.clone(),
+            deliveries: sender,
+            in_hand: in_hand.clone(),
+        };
+        let task = tokio::spawn(intake.run(consumer, ahead, lost.clone()));
         let (finish, finished) = watch::channel(false);
         let acknowledger = tokio::spawn(acknowledge(channel.clone(), ledger.clone(), finished, lost));
         Ok(OpenLane { lane, channel, ledger, deliveries: Some(deliveries), in_hand, task, acknowledger, finish })
     }
-}
-
-/// Ids that a message of the low lane is taken to have at the least: walks and fan-outs put a hundred together.
-const LOW_IDS_PER_MESSAGE: usize = 5;
-
-/// Enough for full batches in three quarters of the places and for one more that waits: more are hardly ever on their way, and messages of
-/// many ids take memory. Fewer for a job that was too slow for them. Those of the low lane mostly carry many ids each, and what a worker has in
-/// hand neither another one can take nor a pause hold up.
-fn prefetch(lane: Lane, job: &Job) -> u16 {
-    let messages = match lane {
-        Lane::Live => (lane.places(job) * 3 / 4 + 1) * job.settings.batch_max,
-        Lane::Low => job.settings.batch_max / LOW_IDS_PER_MESSAGE,
-        Lane::Suspects => return SUSPECTS_TOGETHER,
-        Lane::Alone => return 1,
-    };
-    job.speed.ahead(messages)
 }
 
 /// Acknowledges the settled prefix as it rises. Only here, one after the other: a lower tag

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::Lane;
+use super::ahead::Ahead;
 use super::alone::Alone;
 use super::judge::{Judgement, MessageIds, POISON};
 use super::set_aside::Aside;
@@ -13,7 +14,7 @@ use super::suspects::Suspects;
 use crate::metrics::verdict_label;
 use crate::pipeline::delivery::{Delivery, Ledger};
 use crate::pipeline::job::Job;
-use crate::ports::{Destination, Message, Messages, Requeue};
+use crate::ports::{Consumer, Destination, Message, Requeue};
 
 /// Turns a lane's messages into deliveries.
 pub(super) struct Intake {
@@ -22,6 +23,9 @@ pub(super) struct Intake {
     /// The jobs that this worker knows.
     pub(super) jobs: Arc<[String]>,
     pub(super) aside: mpsc::Sender<Aside>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) in_hand: InHand,
 }
 
 /// What is kept of the messages in hand, so that they are not blamed for what was not their doing.
@@ -48,40 +52,36 @@ impl InHand {
 
 impl Intake {
     /// Takes messages until there are no more.
-    pub(super) async fn run(
-        self,
-        mut messages: Messages,
-        ledger: Arc<Ledger>,
-        deliveries: mpsc::Sender<Delivery>,
-        in_hand: InHand,
-        lost: watch::Sender<Option<String>>,
-    ) {
+    pub(super) async fn run(self, consumer: Consumer, mut ahead: Ahead, lost: watch::Sender<Option<String>>) {
+        let Consumer { mut messages, channel } = consumer;
         while let Some(message) = messages.next().await {
-            let message = match message {
-                Ok(message) => message,
+            let accepted = match message {
+                Ok(message) => self.accept(message).await,
                 Err(error) => {
                     lost.send_replace(Some(error));
                     return;
                 }
             };
-            if self.accept(message, &ledger, &deliveries, &in_hand).await.is_none() {
-                return;
+            let Some(ids) = accepted else { return };
+            if ahead.changes(ids, &self.job.speed) {
+                match channel.consume_again(ahead.messages()).await {
+                    // What was under way comes first.
+                    Ok(next) => messages = Box::pin(messages.chain(next)),
+                    Err(error) => {
+                        lost.send_replace(Some(error));
+                        return;
+                    }
+                }
             }
         }
         // Cancelled: by us, when nobody listens to this any more, or by the broker (the queue was deleted).
         lost.send_replace(Some(format!("the broker ended the consumer of {}", self.lane.queue(&self.job))));
     }
 
-    /// Hands the message's ids on; `None` when nobody takes them any more.
-    async fn accept(
-        &self,
-        message: Message,
-        ledger: &Arc<Ledger>,
-        deliveries: &mpsc::Sender<Delivery>,
-        in_hand: &InHand,
-    ) -> Option<()> {
+    /// Hands the message's ids on, and tells how many there are; `None` when nobody takes them any more.
+    async fn accept(&self, message: Message) -> Option<usize> {
         let mut judgement = self.judge(&message);
-        if let (Judgement::Deliver(ids), InHand::Suspects(suspects)) = (&judgement, in_hand)
+        if let (Judgement::Deliver(ids), InHand::Suspects(suspects)) = (&judgement, &self.in_hand)
             && !self.may_stay(suspects, ids, message.redeliveries).await
         {
             judgement = self.read_alone(&message);
@@ -90,14 +90,15 @@ impl Intake {
             Judgement::Deliver(ids) => ids,
             Judgement::SetAside(label, aside) => {
                 self.count(label);
-                let receipt = ledger.receive(1);
-                return self.aside.send(aside(receipt)).await.ok();
+                let receipt = self.ledger.receive(1);
+                return self.aside.send(aside(receipt)).await.ok().map(|()| 1);
             }
         };
         self.job.meters.accepted.inc();
-        let receipt = ledger.receive(u32::try_from(ids.good.len() + ids.bad.len()).unwrap_or(u32::MAX));
+        let count = ids.good.len() + ids.bad.len();
+        let receipt = self.ledger.receive(u32::try_from(count).unwrap_or(u32::MAX));
         let envelope = message.envelope;
-        if let InHand::Alone(alone) = in_hand {
+        if let InHand::Alone(alone) = &self.in_hand {
             let requeue = Requeue {
                 job: self.job.name().to_owned(),
                 destination: Destination::Alone,
@@ -110,7 +111,7 @@ impl Intake {
                 && let Some(letter) = self.condemn(alone.note(&id.to_string()).await, &message.payload)
             {
                 self.count(POISON);
-                return self.aside.send(Aside::Dead(letter, receipt)).await.ok();
+                return self.aside.send(Aside::Dead(letter, receipt)).await.ok().map(|()| count);
             }
         }
         for letter in ids.bad {
@@ -118,9 +119,9 @@ impl Intake {
         }
         for id in ids.good {
             let delivery = Delivery { id, after: ids.after, envelope: envelope.clone(), receipt: receipt.clone() };
-            deliveries.send(delivery).await.ok()?;
+            self.deliveries.send(delivery).await.ok()?;
         }
-        Some(())
+        Some(count)
     }
 
     /// Whether a suspect may be read with others: it comes for the first time, or whoever lost it lives.

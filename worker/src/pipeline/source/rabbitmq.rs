@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use lapin::Connection;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::envelope;
 use crate::config::Config;
 use crate::error::{Fault, Service};
-use crate::ports::{Channel, Consumer, Future_, Message, Queues};
+use crate::ports::{Channel, Consumer, Future_, Message, Messages, Queues};
 
 /// The broker as a source, for all jobs of a worker, on one connection.
 pub struct Rabbitmq {
@@ -57,15 +57,10 @@ impl Queues for Rabbitmq {
     fn consume<'a>(&'a self, queue: &'a str, prefetch: u16) -> Future_<'a, Result<Consumer, Fault>> {
         Box::pin(async move {
             let channel = self.channel().await?;
-            let refused = |error: lapin::Error| refusal(queue, &error);
-            in_time(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(refused)?;
             let tag = format!("{}.{queue}", self.worker);
-            let consuming =
-                channel.basic_consume(queue.into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
-            let consumer = in_time(consuming).await.map_err(refused)?;
-            let tag = consumer.tag();
-            let messages = consumer.map(|message| message.map(Message::from).map_err(|error| error.to_string()));
-            Ok(Consumer { messages: Box::pin(messages), channel: Arc::new(Consumed { channel, tag }) })
+            let consumed = Consumed { channel, queue: queue.into(), tag, times: Mutex::new(Some(0)) };
+            let messages = consumed.consume(0, prefetch).await.map_err(|error| refusal(queue, &error))?;
+            Ok(Consumer { messages, channel: Arc::new(consumed) })
         })
     }
 
@@ -101,7 +96,25 @@ impl From<lapin::message::Delivery> for Message {
 /// A channel with its one consumer.
 struct Consumed {
     channel: lapin::Channel,
-    tag: ShortString,
+    queue: ShortString,
+    tag: String,
+    /// How often it was consumed again: each consumer has a tag of its own, since the broker knows those before until their messages are
+    /// acknowledged. `None` once it is cancelled.
+    times: Mutex<Option<u32>>,
+}
+
+impl Consumed {
+    fn tag(&self, times: u32) -> ShortString {
+        format!("{}.{times}", self.tag).into()
+    }
+
+    async fn consume(&self, times: u32, prefetch: u16) -> Result<Messages, lapin::Error> {
+        in_time(self.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions::default();
+        let consuming = self.channel.basic_consume(self.queue.clone(), self.tag(times), options, FieldTable::default());
+        let consumer = in_time(consuming).await?;
+        Ok(Box::pin(consumer.map(|message| message.map(Message::from).map_err(|error| error.to_string()))))
+    }
 }
 
 impl Channel for Consumed {
@@ -119,13 +132,28 @@ impl Channel for Consumed {
         })
     }
 
+    fn consume_again(&self, prefetch: u16) -> Future_<'_, Result<Messages, String>> {
+        Box::pin(async move {
+            // Held, so that nobody cancels what is not there yet.
+            let mut times = self.times.lock().await;
+            let Some(times) = times.as_mut() else { return Ok(Box::pin(stream::empty()) as Messages) };
+            let again = async {
+                in_time(self.channel.basic_cancel(self.tag(*times), BasicCancelOptions::default())).await?;
+                *times += 1;
+                self.consume(*times, prefetch).await
+            };
+            again.await.map_err(|error| error.to_string())
+        })
+    }
+
     fn is_open(&self) -> bool {
         self.channel.status().connected()
     }
 
     fn cancel(&self) -> Future_<'_, ()> {
         Box::pin(async move {
-            let cancelled = in_time(self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default())).await;
+            let Some(times) = self.times.lock().await.take() else { return };
+            let cancelled = in_time(self.channel.basic_cancel(self.tag(times), BasicCancelOptions::default())).await;
             if let Err(error) = cancelled {
                 tracing::debug!(%error, "consumer not cancelled");
             }
