@@ -9,7 +9,7 @@ use crate::cpu::CpuSeconds;
 use crate::latency::Sender;
 use crate::metrics::{Histogram, Metrics};
 use crate::pinion::{INDEX, JOB, Workers};
-use crate::whole_way::{self, Sending};
+use crate::whole_way::{self, LOOK, Sending};
 use crate::{Bench, IDS_PER_MESSAGE};
 
 const END_TO_END: &str = "pinion_end_to_end_seconds";
@@ -18,8 +18,6 @@ const LIVE_RATE: u32 = 500;
 /// How long the same is measured before, with nothing else to do.
 const BEFORE: Duration = Duration::from_secs(20);
 const DOCUMENTS: &str = "pinion_documents_total";
-/// How often it is looked how many documents are settled or loaded.
-const LOOK: Duration = Duration::from_millis(50);
 /// How long all of them may take to be loaded.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -144,7 +142,7 @@ async fn loaded_at_least(workers: &Workers, documents: f64) -> Result<(Instant, 
             return Ok((Instant::now(), loaded));
         }
         ensure!(began.elapsed() < PATIENCE, "only {loaded} documents were loaded{}", workers.last_words());
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(whole_way::until_next_look(began, loaded, documents)).await;
     }
 }
 

@@ -15,8 +15,9 @@ use crate::metrics::{Metrics, Stages};
 use crate::pinion::{INDEX, JOB, Pinion, Workers};
 use crate::servers::NAMESPACE;
 
-/// How often the workers' metrics are read while they work.
-pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// How often the workers' metrics are read when their beginning or end is near; seldom in between, since a worker's CPU pays for it.
+pub(crate) const LOOK: Duration = Duration::from_millis(25);
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// Without any progress for so long it is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -175,12 +176,17 @@ async fn all_done(workers: &Workers) -> Result<Metrics> {
     }
 }
 
+/// How long not to look, after so many documents out of all: half of what the others take, if they take as long.
+pub(crate) fn until_next_look(began: Instant, done: f64, all: f64) -> Duration {
+    let rest = began.elapsed().mul_f64((all - done).max(0.0) / done.max(1.0));
+    (rest / 2).clamp(LOOK, LOOK_SELDOM)
+}
+
 /// Waits until so many documents are settled; when that was seen, how many then were, and all metrics.
 pub(crate) async fn settled_at_least(workers: &Workers, documents: f64) -> Result<(Instant, f64, Metrics)> {
-    let mut looks = tokio::time::interval(LOOK);
-    let (mut last, mut last_at) = (0.0, Instant::now());
+    let began = Instant::now();
+    let (mut last, mut last_at) = (0.0, began);
     loop {
-        looks.tick().await;
         let metrics = workers.metrics().await.context("while the workers work")?;
         // An id that joined an earlier delivery of itself is settled with it.
         let settled = metrics.sum("pinion_documents_total", "") + metrics.sum("pinion_coalesced_total", "");
@@ -196,5 +202,6 @@ pub(crate) async fn settled_at_least(workers: &Workers, documents: f64) -> Resul
             "only {settled} of {documents} documents are settled, and no more since {waited:?}{}",
             workers.last_words()
         );
+        tokio::time::sleep(until_next_look(began, settled, documents)).await;
     }
 }

@@ -16,8 +16,8 @@ use crate::pipeline::targets::{Phase, Rebuild};
 const LOOK: Duration = Duration::from_secs(1);
 /// Ids that are handed over at a time.
 const HAND: usize = 5_000;
-/// Messages that may wait in the low lane: a few seconds' work, so that pausing is soon felt.
-const WAITING_MAX: u32 = 250;
+/// Messages that may wait in the low lane: about a second's work, so that pausing is soon felt.
+const WAITING_MAX: u32 = 100;
 
 /// Loads, whenever there is a rebuild, until the worker ends.
 pub(super) async fn run(job: Arc<Job>, surroundings: Surroundings) {

@@ -24,10 +24,10 @@ const TELL: Duration = Duration::from_secs(1);
 const GONE_MS: u64 = 15_000;
 /// The longest pause of a walk that has something to hand over.
 const BUSY: Duration = Duration::from_millis(500);
-/// Before the low lane is looked at again, while enough waits there: each time a channel is opened and closed.
+/// Before the low lane is looked at again, while enough waits there.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(50);
 /// Ids of a message: as many as make it cheap to carry, and few enough that a worker's share of the queue is soon worked off.
-const IDS: usize = 100;
+const IDS: usize = 250;
 
 /// Where the walk of a job is: a document beside its hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,8 @@ pub struct Rabbitmq {
     ca_file: Option<std::path::PathBuf>,
     worker: Arc<str>,
     connection: Mutex<Option<Connection>>,
+    /// Where the broker is asked how much waits: to open a channel and to close it costs as much as three such questions.
+    asking: Mutex<Option<lapin::Channel>>,
 }
 
 impl Rabbitmq {
@@ -32,6 +34,7 @@ impl Rabbitmq {
             ca_file: config.rabbitmq.ca_file.clone(),
             worker,
             connection: Mutex::new(None),
+            asking: Mutex::new(None),
         }
     }
 
@@ -66,11 +69,16 @@ impl Queues for Rabbitmq {
 
     fn waiting<'a>(&'a self, queue: &'a str) -> Future_<'a, Result<u32, Fault>> {
         Box::pin(async move {
-            let channel = self.channel().await?;
+            let mut asking = self.asking.lock().await;
+            let channel = match asking.take().filter(|channel| channel.status().connected()) {
+                Some(channel) => channel,
+                None => self.channel().await?,
+            };
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = in_time(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
             let waiting = declared.map_err(|error| refusal(queue, &error))?.message_count();
-            close(&channel).await;
+            // One that was refused, or did not answer, is not asked again.
+            *asking = Some(channel);
             Ok(waiting)
         })
     }
