@@ -5,7 +5,7 @@
 
 use crate::pipeline::speed::Speed;
 
-/// What a message is taken to have before any came: walks and fan-outs put as many together.
+/// What a message is taken to have before any came: fan-outs put as many together, walks some more.
 const IDS_PER_MESSAGE_AT_FIRST: usize = 100;
 
 /// After so many messages it is looked at what they had. Another number costs a few answers of the broker, which is nothing beside these.

@@ -54,7 +54,14 @@ impl Intake {
     /// Takes messages until there are no more.
     pub(super) async fn run(self, consumer: Consumer, mut ahead: Ahead, lost: watch::Sender<Option<String>>) {
         let Consumer { mut messages, channel } = consumer;
-        while let Some(message) = messages.next().await {
+        // What was under way comes first.
+        let mut following = None;
+        loop {
+            let Some(message) = messages.next().await else {
+                let Some(next) = following.take() else { break };
+                messages = next;
+                continue;
+            };
             let accepted = match message {
                 Ok(message) => self.accept(message).await,
                 Err(error) => {
@@ -63,10 +70,9 @@ impl Intake {
                 }
             };
             let Some(ids) = accepted else { return };
-            if ahead.changes(ids, &self.job.speed) {
+            if following.is_none() && ahead.changes(ids, &self.job.speed) {
                 match channel.consume_again(ahead.messages()).await {
-                    // What was under way comes first.
-                    Ok(next) => messages = Box::pin(messages.chain(next)),
+                    Ok(next) => following = Some(next),
                     Err(error) => {
                         lost.send_replace(Some(error));
                         return;

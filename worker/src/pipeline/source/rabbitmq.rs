@@ -22,7 +22,7 @@ pub struct Rabbitmq {
     ca_file: Option<std::path::PathBuf>,
     worker: Arc<str>,
     connection: Mutex<Option<Connection>>,
-    /// Where the broker is asked how much waits: to open a channel and to close it costs as much as three such questions.
+    /// Where the broker is asked how much waits: opening and closing a channel for each question costs two more answers.
     asking: Mutex<Option<lapin::Channel>>,
 }
 
