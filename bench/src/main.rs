@@ -20,6 +20,7 @@ mod servers;
 mod sink;
 mod table;
 mod tuning;
+mod warm_up;
 mod whole_way;
 
 use std::path::Path;
@@ -96,10 +97,7 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
     let versions = servers.versions(options.kafka_version.as_deref()).await?;
     let bench = Bench::prepare(options, servers).await?;
     let peers = Peers::install(&bench).await?;
-    let warm_up_passes = raw::warm_up(&bench).await?;
-    // What only the worker asks for, versions of its own and everything around them, is cold still: a first pass cost Elasticsearch a third more.
-    let way = whole_way::run(&bench, &bench.ids, Sending::Together(1)).await?;
-    eprintln!("warm-up, the whole way: {:.0} documents/s", way.documents_per_second);
+    let warm_up = warm_up::run(&bench).await?;
     let mut runs = Vec::new();
     for number in 1..=options.runs {
         runs.push(bench.run(&peers, number).await?);
@@ -110,7 +108,7 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
         cores: std::thread::available_parallelism()?.get(),
         documents: bench.documents.count,
         bytes_per_document: bench.documents.bytes() as f64 / bench.documents.count as f64,
-        warm_up_passes,
+        warm_up,
         condition: String::new(),
     };
     let mut once = Once::default();

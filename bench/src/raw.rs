@@ -17,14 +17,6 @@ pub(crate) const CONNECTIONS: usize = 4;
 /// The index, made anew for each run.
 const INDEX: &str = "bench-raw";
 
-/// The node is warm when it has had the fewest of these documents, and this many passes, one after the other, did not need less of its
-/// CPU than the best before them by more than the given part; or when it has had the most. Its CPU tells more than the speed,
-/// which falls whenever the machine is busy with something else.
-const WARM_UP_DOCUMENTS_MIN: usize = 600_000;
-const WARM_UP_DOCUMENTS_MAX: usize = 2_000_000;
-const STEADY_PASSES: u32 = 2;
-const STEADY_WITHIN: f64 = 0.05;
-
 /// One pass over all documents.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RawRun {
@@ -32,27 +24,6 @@ pub(crate) struct RawRun {
     pub(crate) cpu: CpuSeconds,
     /// How long the CPU was watched.
     pub(crate) seconds: f64,
-}
-
-/// Sends the documents again and again until the node is warm; how many passes that took.
-pub(crate) async fn warm_up(bench: &Bench<'_>) -> Result<u32> {
-    let mut best = f64::INFINITY;
-    let mut steady = 0;
-    let mut pass = 0;
-    loop {
-        pass += 1;
-        let RawRun { documents_per_second, cpu, .. } = run(bench).await?;
-        let microseconds = cpu.elasticsearch / bench.documents.count as f64 * 1e6;
-        eprintln!(
-            "warm-up {pass}: {documents_per_second:.0} documents/s, {microseconds:.0} µs of Elasticsearch's CPU a document"
-        );
-        steady = if microseconds > best * (1.0 - STEADY_WITHIN) { steady + 1 } else { 0 };
-        best = best.min(microseconds);
-        let sent = bench.documents.count * pass as usize;
-        if sent >= WARM_UP_DOCUMENTS_MAX || (sent >= WARM_UP_DOCUMENTS_MIN && steady >= STEADY_PASSES) {
-            return Ok(pass);
-        }
-    }
 }
 
 /// Sends all documents to a fresh index.

@@ -27,7 +27,7 @@ pub(crate) struct Rebuilt {
     pub(crate) ids: f64,
     /// Meanwhile.
     pub(crate) load_seconds: f64,
-    /// Of services and workers meanwhile.
+    /// Of services and workers, from then until the new index is refreshed: as the whole way's is counted.
     pub(crate) cpu: CpuSeconds,
     /// From the command's beginning until the alias had moved.
     pub(crate) seconds: f64,
@@ -112,6 +112,8 @@ async fn rebuilt(bench: &Bench<'_>, workers: &Workers) -> Result<Rebuilt> {
         let first = loaded_at_least(workers, before + 1.0).await?;
         let cpu = bench.services.read(&workers.pids())?;
         let last = loaded_at_least(workers, before + bench.ids.len() as f64).await?;
+        let (count, orders) = (bench.servers.elasticsearch.count(&format!("{INDEX}*")).await?, bench.ids.len());
+        ensure!(count == 2 * orders as u64, "{count} documents are in two indexes of {orders} orders");
         anyhow::Ok(Rebuilt {
             ids: last.1 - first.1,
             load_seconds: (last.0 - first.0).as_secs_f64(),

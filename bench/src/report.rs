@@ -17,6 +17,7 @@ use crate::raw::{CONNECTIONS, RawRun};
 use crate::rebuild::RebuildRun;
 use crate::table::{Goal, Table, median_of};
 use crate::tuning::Curve;
+use crate::warm_up::WarmUp;
 use crate::whole_way::WholeWayRun;
 use crate::{LOW_IDS, documents::BODY_DOCUMENTS, options::Options};
 
@@ -111,7 +112,7 @@ pub(crate) struct Surroundings {
     pub(crate) documents: usize,
     /// In a bulk request, the action's line included.
     pub(crate) bytes_per_document: f64,
-    pub(crate) warm_up_passes: u32,
+    pub(crate) warm_up: WarmUp,
     /// How busy and fast the machine was when all was done.
     pub(crate) condition: String,
 }
@@ -204,8 +205,7 @@ pub(crate) fn curves_picture(curves: &[Curve]) -> String {
 }
 
 fn heading(options: &Options, surroundings: &Surroundings, runs: &[Run]) -> String {
-    let Surroundings { versions, processor, cores, documents, bytes_per_document, warm_up_passes, condition } =
-        surroundings;
+    let Surroundings { versions, processor, cores, documents, bytes_per_document, warm_up, condition } = surroundings;
     let conditions: Vec<&str> = runs.iter().map(|run| run.condition.as_str()).collect();
     format!(
         "# Pinion's benchmark\n\n\
@@ -213,11 +213,13 @@ fn heading(options: &Options, surroundings: &Surroundings, runs: &[Run]) -> Stri
          - {cores} cores for everything ({processor})\n\
          - load average, and CPU time of a fixed computation, when each run began: {}; at the end: {condition}\n\
          - {documents} orders of {bytes_per_document:.0} bytes in a bulk request; {} run(s); {} worker process(es)\n\
-         - Elasticsearch warmed by {warm_up_passes} raw passes and one of the whole way; \"of raw bulk\" compares with the mean of the raw passes just before and after\n\
+         - Elasticsearch warmed by {} raw passes and {} of the whole way; \"of raw bulk\" compares with the mean of the raw passes just before and after\n\
          - the goal is for the median\n",
         conditions.join("; "),
         options.runs,
         options.workers,
+        warm_up.raw,
+        warm_up.whole_way,
     )
 }
 
