@@ -127,9 +127,11 @@ alive() {
 pid_of() { cut -d' ' -f1 "$RUN/$1.pid"; }
 
 # already_up NAME CMD...: NAME runs and CMD says that it answers.  One that is just starting is
-# waited for; one that is just dying (a killed JVM needs a moment) is seen out.
+# waited for; one that is just dying (a killed JVM needs a moment) is seen out. Nobody else starts NAME until this
+# script has ended: of two at once each would launch it, and the pid of one be lost.
 already_up() {
   local name=$1 i; shift
+  exec 9>"$RUN/$name.lock"; flock 9
   for ((i = 0; i < 300; i++)); do
     alive "$name" || return 1
     "$@" >/dev/null 2>&1 && return 0
@@ -138,13 +140,13 @@ already_up() {
   die "$name (pid $(pid_of "$name")) runs but does not answer; stop it first"
 }
 
-# launch NAME CMD...: start a daemon in its own session, output to logs/NAME.log
+# launch NAME CMD...: start a daemon in its own session, output to logs/NAME.log; it does not inherit the lock
 launch() {
   local name=$1; shift
   : >"$LOGS/$name.log"
   # In a script `&` does not make a job a group leader, so setsid execs in place
   # and $! is the daemon's own pid.
-  setsid "$@" >>"$LOGS/$name.log" 2>&1 </dev/null &
+  setsid "$@" >>"$LOGS/$name.log" 2>&1 </dev/null 9>&- &
   local pid=$!
   echo "$pid $(proc_start "$pid")" >"$RUN/$name.pid"
 }

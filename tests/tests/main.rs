@@ -28,6 +28,7 @@ mod postgres_types;
 mod rebuild;
 mod secrets;
 mod shop;
+mod taken_ahead;
 mod tls;
 mod verify;
 mod versions;

@@ -217,3 +217,20 @@ pub(crate) async fn found_documents(namespace: &Namespace, job: &str) -> Result<
         }
     }
 }
+
+/// The reads that wait for long, by their servers' process ids.
+pub(crate) async fn sleeping(namespace: &Namespace) -> Result<Vec<i32>> {
+    let question = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    Ok(sqlx::query_scalar(question).fetch_all(namespace.superuser()).await?)
+}
+
+/// Ends them: the server would not notice that nobody waits for them before the sleep's end.
+pub(crate) async fn end_sleeping(namespace: &Namespace) -> Result<()> {
+    eventually("the reads to be gone", TIMEOUT, async || {
+        for pid in sleeping(namespace).await? {
+            namespace.execute(&format!("SELECT pg_terminate_backend({pid})")).await?;
+        }
+        Ok(sleeping(namespace).await?.is_empty().then_some(()))
+    })
+    .await
+}
