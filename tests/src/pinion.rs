@@ -24,6 +24,7 @@ pub struct Pinion {
     program: PathBuf,
     config: PathBuf,
     planted: Option<String>,
+    patience: Duration,
 }
 
 impl Pinion {
@@ -34,13 +35,20 @@ impl Pinion {
         let folder = test.parent().and_then(Path::parent).context("the test lies in the target folder")?;
         let program = folder.join("pinion-tested");
         ensure!(program.is_file(), "{} is missing: build the whole package pinion-tests", program.display());
-        Ok(Self { program, config: config.to_owned(), planted: None })
+        Ok(Self { program, config: config.to_owned(), planted: None, patience: COMMAND_TIMEOUT })
     }
 
     /// The same program with a bug of `planted.rs`, by its name, where these tests were built with the feature `planted-bugs`.
     #[must_use]
     pub fn with_planted(mut self, bug: Option<String>) -> Self {
         self.planted = bug;
+        self
+    }
+
+    /// The same program, whose commands may take so long.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -58,9 +66,9 @@ impl Pinion {
         let input = input.to_owned();
         // Beside the reading below, or a long input and a long output wait for each other. A command may end without reading it all.
         let feed = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
-        let finished = timeout(COMMAND_TIMEOUT, child.wait_with_output()).await;
+        let finished = timeout(self.patience, child.wait_with_output()).await;
         feed.abort();
-        let output = finished.with_context(|| format!("pinion {arguments:?} did not end in {COMMAND_TIMEOUT:?}"))??;
+        let output = finished.with_context(|| format!("pinion {arguments:?} did not end in {:?}", self.patience))??;
         Ok(Output {
             code: output.status.code().context("a signal ended the command")?,
             stdout: String::from_utf8(output.stdout)?,

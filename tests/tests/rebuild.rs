@@ -22,7 +22,8 @@ impl Shop {
     async fn start(orders: u32) -> Result<Self> {
         let namespace = Namespace::shop(orders).await?;
         let setup = Setup::shop(&namespace)?;
-        let pinion = applied(&namespace, &setup).await?;
+        // Beside live writes the loading takes its time.
+        let pinion = applied(&namespace, &setup).await?.with_patience(patience(orders));
         Ok(Self { namespace, setup, pinion })
     }
 
