@@ -46,17 +46,16 @@ fi
 "$TOP/bench/run.sh" --orders "$orders" --runs 1 --feed-events 0 --programs "$programs" --markdown "$work/report.md" -- --latency-seconds 0 > "$work/run.log" 2>&1 &
 run=$!
 
-until grep -q '^run 1: raw bulk' "$work/run.log"; do
+# A moment, unless the run has failed.
+moment() {
   kill -0 "$run" 2>/dev/null || { cat "$work/run.log" >&2; exit 1; }
   sleep 0.02
-done
+}
+until grep -q '^run 1: raw bulk' "$work/run.log"; do moment; done
 # The workers of the passes after the warm-up, one after the other: one id a message, one id a call, which is not shown, then 100 ids a message.
 worker() { pgrep -f "^$programs/pinion .*work" | head -n 1 || true; }
 for pass in one call hundred; do
-  until pid=$(worker) && [ -n "$pid" ]; do
-    kill -0 "$run" 2>/dev/null || { cat "$work/run.log" >&2; exit 1; }
-    sleep 0.02
-  done
+  until pid=$(worker) && [ -n "$pid" ]; do moment; done
   if [ -n "$allocations" ]; then
     perf stat -x , -e "$(printf 'pinion_bench:%s,' "${functions[@]}" | sed 's/,$//')" -p "$pid" -o "$work/$pass.counts" >/dev/null 2>&1 || true
   else

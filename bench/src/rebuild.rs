@@ -27,7 +27,7 @@ pub(crate) struct Rebuilt {
     pub(crate) ids: f64,
     /// Meanwhile.
     pub(crate) load_seconds: f64,
-    /// Of services and workers, from then until the new index is refreshed: as the whole way's is counted.
+    /// Of services and workers, from the first of them until the new index is refreshed: as the whole way's is counted.
     pub(crate) cpu: CpuSeconds,
     /// From the command's beginning until the alias had moved.
     pub(crate) seconds: f64,
