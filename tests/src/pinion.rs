@@ -28,12 +28,19 @@ pub struct Pinion {
 }
 
 impl Pinion {
-    /// The program as built with these tests, reading that configuration.
+    /// The program as built with these tests, or `PINION_TEST_PROGRAM`, reading that configuration.
     pub fn new(config: &Path) -> Result<Self> {
-        // CARGO_BIN_EXE_* does not cross packages; the binary lies beside the folder of the running test's.
-        let test = std::env::current_exe()?;
-        let folder = test.parent().and_then(Path::parent).context("the test lies in the target folder")?;
-        let program = folder.join("pinion-tested");
+        let program = match std::env::var_os("PINION_TEST_PROGRAM") {
+            Some(program) => PathBuf::from(program),
+            None => {
+                // CARGO_BIN_EXE_* does not cross packages; the binary lies beside the folder of the running test's.
+                let test = std::env::current_exe()?;
+                test.parent()
+                    .and_then(Path::parent)
+                    .context("the test lies in the target folder")?
+                    .join("pinion-tested")
+            }
+        };
         ensure!(program.is_file(), "{} is missing: build the whole package pinion-tests", program.display());
         Ok(Self { program, config: config.to_owned(), planted: None, patience: COMMAND_TIMEOUT })
     }

@@ -5,9 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::ready;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use pinion_client::{Publisher, PublisherConfig};
+use pinion_schemas::{Job, Names};
 use pinion_tests::{Namespace, Pinion, Setup, Worker, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::interval;
 
 use crate::shop::{TIMEOUT, applied, compare_all, dead_letters, document, orders_or, patience, send};
 
@@ -22,8 +27,8 @@ impl Shop {
     async fn start(orders: u32) -> Result<Self> {
         let namespace = Namespace::shop(orders).await?;
         let setup = Setup::shop(&namespace)?;
-        // Beside live writes the loading takes its time.
-        let pinion = applied(&namespace, &setup).await?.with_patience(patience(orders));
+        // The loading rests most of the time while there are live writes.
+        let pinion = applied(&namespace, &setup).await?.with_patience(4 * patience(orders));
         Ok(Self { namespace, setup, pinion })
     }
 
@@ -76,33 +81,49 @@ impl Shop {
         Ok(answer.as_object().context("aliases")?.keys().cloned().collect())
     }
 
-    /// Orders come, change and go, and items move, in transactions that change 14 documents each, about 500 a second, until it is told to
-    /// end; every change is sent. How many transactions there were.
+    /// Orders come, change and go, and items move, in transactions that change 14 documents each, 500 a second as far as the machine can,
+    /// until it is told to end; every change is sent. How many transactions there were.
     async fn live(&self, orders: u32, end: &AtomicBool) -> Result<u32> {
-        let (mut changes, began) = (0_u32, Instant::now());
-        while !end.load(Ordering::Relaxed) {
-            let id = |of: u32| i64::from(1 + (changes * 31 + of * 977) % orders);
-            let new = i64::from(orders + 1 + changes);
-            let [deleted, from, to] = [2, 3, 4].map(id);
-            let updated: Vec<i64> = (10..20).map(id).collect();
-            let list = updated.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-            self.namespace
-                .execute(&format!(
-                    "BEGIN; UPDATE orders SET total = total + 1 WHERE id IN ({list});
-                     INSERT INTO orders (id, customer_id, merchant_id, total, placed_at, updated_at)
-                       SELECT {new}, customer_id, merchant_id, 7, placed_at, updated_at FROM orders ORDER BY id LIMIT 1;
-                     DELETE FROM orders WHERE id = {deleted};
-                     UPDATE order_items SET order_id = {to}
-                       WHERE order_id = {from} AND EXISTS (SELECT FROM orders WHERE id = {to}); COMMIT"
-                ))
-                .await?;
-            send(&self.namespace, "orders", updated.into_iter().chain([new, deleted, from, to])).await?;
-            changes += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let config = PublisherConfig::new(self.namespace.rabbit().url());
+        let publisher = Publisher::connect(config.namespace(Names::new(self.namespace.name())?)).await?;
+        let began = Instant::now();
+        let numbers = stream::unfold((interval(Duration::from_millis(28)), 0_u32), |(mut due, number)| async move {
+            due.tick().await;
+            Some((number, (due, number + 1)))
+        });
+        let changes = numbers
+            .take_while(|_| ready(!end.load(Ordering::Relaxed)))
+            .map(|number| self.change_some(orders, number, &publisher))
+            .buffer_unordered(4)
+            .try_fold(0, |changes, ()| ready(Ok(changes + 1)))
+            .await?;
+        publisher.close().await;
         let rate = f64::from(changes * 14) / began.elapsed().as_secs_f64();
         eprintln!("{changes} transactions changed {rate:.0} documents a second");
         Ok(changes)
+    }
+
+    /// One of these transactions; those next to it change other orders.
+    async fn change_some(&self, orders: u32, number: u32, publisher: &Publisher) -> Result<()> {
+        let id = |of: u32| i64::from(1 + (number * 31 + of * 977) % orders);
+        let new = i64::from(orders + 1 + number);
+        let [deleted, from, to] = [2, 3, 4].map(id);
+        let updated: Vec<i64> = (10..20).map(id).collect();
+        let list = updated.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        self.namespace
+            .execute(&format!(
+                "BEGIN; UPDATE orders SET total = total + 1 WHERE id IN ({list});
+                 INSERT INTO orders (id, customer_id, merchant_id, total, placed_at, updated_at)
+                   SELECT {new}, customer_id, merchant_id, 7, placed_at, updated_at FROM orders ORDER BY id LIMIT 1;
+                 DELETE FROM orders WHERE id = {deleted};
+                 UPDATE order_items SET order_id = {to}
+                   WHERE order_id = {from} AND EXISTS (SELECT FROM orders WHERE id = {to}); COMMIT"
+            ))
+            .await?;
+        let changed = updated.into_iter().chain([new, deleted, from, to]);
+        let report = publisher.publish_all(stream::iter(changed.map(|id| Job::new("orders", id)))).await;
+        ensure!(report.failed.is_empty(), "{report:?}");
+        Ok(())
     }
 }
 
