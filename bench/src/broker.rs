@@ -10,7 +10,7 @@ use crate::pinion::JOB;
 
 const QUEUE: &str = "bench.broker";
 /// What a worker with the default settings asks for: see its `pipeline/source/ahead.rs`.
-const PREFETCH: u16 = 24_000;
+const PREFETCH: u16 = 18_000;
 
 /// How a queue is read.
 struct Case {

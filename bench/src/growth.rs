@@ -1,34 +1,58 @@
 //! How the worker grows: more workers, a longer queue, larger documents, more jobs. Bulk requests go to a null sink ([`crate::sink`]), so
 //! that the worker's own CPU is what is left.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 
 use crate::Bench;
-use crate::pinion::{Pinion, Setup, job_name};
+use crate::cpu::CpuSeconds;
+use crate::pinion::{Pinion, Setup, Workers, job_name};
 use crate::sink::Sink;
-use crate::whole_way::{publish, settled_at_least};
+use crate::whole_way::{LOOK, PATIENCE, publish, settled, settled_at_least};
 
 const WORKERS: [u32; 4] = [1, 2, 4, 8];
-const QUEUED: [usize; 3] = [50_000, 500_000, 5_000_000];
+const QUEUED: [usize; 3] = [100_000, 1_000_000, 5_000_000];
 const DOCUMENT_BYTES: [usize; 4] = [200, 1_000, 20_000, 1_000_000];
 const JOBS: [usize; 3] = [1, 10, 50];
+/// How often all orders are queued, where nothing else is said, and at most timed.
+const TIMES_QUEUED: usize = 2;
 /// Of large documents so many that they are this together.
 const BYTES_MAX: usize = 1_000_000_000;
 
+/// What grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Grows {
+    /// Workers that share a queue.
+    Workers,
+    /// The queue's length.
+    Queue,
+    /// The size of a document.
+    Documents,
+    /// Jobs of one worker.
+    Jobs,
+}
+
 /// One way to grow.
 pub(crate) struct Growth {
-    pub(crate) title: &'static str,
+    pub(crate) what: Grows,
+    pub(crate) cases: Vec<Grown>,
+}
+
+/// A case, as often as it was measured.
+pub(crate) struct Grown {
+    pub(crate) label: String,
     pub(crate) runs: Vec<GrowthRun>,
 }
 
 /// What the workers needed.
 pub(crate) struct GrowthRun {
-    pub(crate) label: String,
     /// That were timed.
     pub(crate) documents: f64,
-    pub(crate) documents_per_second: f64,
-    /// Microseconds, user and system, of all workers.
-    pub(crate) worker_cpu_a_document: f64,
+    pub(crate) seconds: f64,
+    /// Of the same time.
+    pub(crate) cpu: CpuSeconds,
     /// The most of one worker.
     pub(crate) memory_peak_bytes: u64,
 }
@@ -42,45 +66,61 @@ struct Case {
     document_bytes: Option<usize>,
 }
 
-impl Case {
-    fn new(bench: &Bench<'_>, label: String) -> Self {
-        Self { label, workers: 1, jobs: 1, queued: bench.ids.len(), document_bytes: None }
-    }
-}
-
-/// Measures all of it.
-pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Growth>> {
-    let case = |label: String| Case::new(bench, label);
-    let workers = WORKERS.map(|workers| Case { workers, ..case(format!("{workers} worker(s)")) });
-    let queued = QUEUED.map(|queued| Case { queued, ..case(format!("{queued} queued")) });
-    let sizes = DOCUMENT_BYTES.map(|bytes| Case {
-        document_bytes: Some(bytes),
-        queued: bench.ids.len().min(BYTES_MAX / bytes),
-        ..case(format!("{bytes} bytes a document"))
-    });
-    let jobs = JOBS.map(|jobs| Case { jobs, ..case(format!("{jobs} job(s)")) });
-    let mut grown = Vec::new();
-    for (title, cases) in [
-        ("more workers", Vec::from(workers)),
-        ("a longer queue", Vec::from(queued)),
-        ("larger documents", Vec::from(sizes)),
-        ("more jobs", Vec::from(jobs)),
-    ] {
-        let mut runs = Vec::new();
-        for case in cases {
-            let run = measure(bench, case).await?;
-            eprintln!(
-                "growth, {}: {:.0} documents/s, {:.1} µs of the workers' CPU a document",
-                run.label, run.documents_per_second, run.worker_cpu_a_document
-            );
-            runs.push(run);
+impl Grows {
+    /// The end of a title.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Workers => "more workers",
+            Self::Queue => "a longer queue",
+            Self::Documents => "larger documents",
+            Self::Jobs => "more jobs",
         }
-        grown.push(Growth { title, runs });
     }
-    Ok(grown)
+
+    fn cases(self, bench: &Bench<'_>) -> Vec<Case> {
+        let ids = TIMES_QUEUED * bench.ids.len();
+        let case = |label: String| Case { label, workers: 1, jobs: 1, queued: ids, document_bytes: None };
+        match self {
+            Self::Workers => WORKERS.map(|workers| Case { workers, ..case(format!("{workers} worker(s)")) }).into(),
+            Self::Queue => QUEUED.map(|queued| Case { queued, ..case(format!("{queued} queued")) }).into(),
+            Self::Documents => {
+                let of = |bytes: usize| Case {
+                    document_bytes: Some(bytes),
+                    queued: ids.min(BYTES_MAX / bytes),
+                    ..case(format!("{bytes} bytes a document"))
+                };
+                DOCUMENT_BYTES.map(of).into()
+            }
+            Self::Jobs => JOBS.map(|jobs| Case { jobs, ..case(format!("{jobs} job(s)")) }).into(),
+        }
+    }
 }
 
-async fn measure(bench: &Bench<'_>, case: Case) -> Result<GrowthRun> {
+/// Measures what is asked for. The cases of one way to grow take turns, run by run: a slow minute is then one of them all.
+pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Growth>> {
+    let mut growths = Vec::new();
+    for what in &bench.options.growth {
+        let cases = what.cases(bench);
+        let mut grown: Vec<Grown> =
+            cases.iter().map(|case| Grown { label: case.label.clone(), runs: Vec::new() }).collect();
+        for _ in 0..bench.options.runs {
+            for (case, grown) in cases.iter().zip(&mut grown) {
+                let run = measure(bench, case).await?;
+                eprintln!(
+                    "growth, {}: {:.0} documents/s, {:.2} µs of the workers' CPU a document",
+                    case.label,
+                    run.documents / run.seconds,
+                    run.cpu.workers / run.documents * 1e6
+                );
+                grown.runs.push(run);
+            }
+        }
+        growths.push(Growth { what: *what, cases: grown });
+    }
+    Ok(growths)
+}
+
+async fn measure(bench: &Bench<'_>, case: &Case) -> Result<GrowthRun> {
     bench.servers.clean().await?;
     let sink = Sink::before(bench.servers.elasticsearch.url()).await?;
     let setup = Setup { jobs: case.jobs, document_bytes: case.document_bytes, ..Setup::new(sink.url()) };
@@ -92,20 +132,19 @@ async fn measure(bench: &Bench<'_>, case: Case) -> Result<GrowthRun> {
         let ids: Vec<i64> = bench.ids.iter().copied().cycle().skip(job * each).take(each).collect();
         publish(bench, &job_name(job), &ids, 1).await?;
     }
-    // Of a queue that is longer than the table, that is enough to be timed.
-    let documents = (each * case.jobs).min(bench.ids.len()) as f64;
+    // Of a queue that is longer, that is enough to be timed.
+    let documents = (each * case.jobs).min(TIMES_QUEUED * bench.ids.len()) as f64;
     let workers = pinion.work(case.workers).await?;
+    let (first_at, first) = all_have_settled(&workers).await?;
     let pids = workers.pids();
-    let (first_at, first, _) = settled_at_least(&workers, 1.0).await?;
     let before = bench.services.read(&pids)?;
     let (last_at, last, _) = settled_at_least(&workers, documents).await?;
     let cpu = bench.services.read(&pids)? - before;
     ensure!(last > first, "{documents} documents are too few to be timed");
     let run = GrowthRun {
-        label: case.label,
         documents: last - first,
-        documents_per_second: (last - first) / (last_at - first_at).as_secs_f64(),
-        worker_cpu_a_document: cpu.workers / (last - first) * 1e6,
+        seconds: (last_at - first_at).as_secs_f64(),
+        cpu,
         memory_peak_bytes: workers.memory_peak_bytes()?,
     };
     if documents < case.queued as f64 {
@@ -116,4 +155,17 @@ async fn measure(bench: &Bench<'_>, case: Case) -> Result<GrowthRun> {
     }
     bench.servers.rabbitmq.clean().await?;
     Ok(run)
+}
+
+/// Waits until each worker has settled something, so that their start is not counted; when that was, and how much all of them had.
+async fn all_have_settled(workers: &Workers) -> Result<(Instant, f64)> {
+    let began = Instant::now();
+    loop {
+        let each: Vec<f64> = workers.metrics_of_each().await?.iter().map(settled).collect();
+        if each.iter().all(|settled| *settled > 0.0) {
+            return Ok((Instant::now(), each.iter().sum()));
+        }
+        ensure!(began.elapsed() < PATIENCE, "a worker settles nothing{}", workers.last_words());
+        tokio::time::sleep(LOOK).await;
+    }
 }

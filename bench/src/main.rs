@@ -138,9 +138,7 @@ async fn measure(options: &Options, servers: &Servers) -> Result<String> {
         once.tuning = tuning::run(&bench).await?;
         told(&once)?;
     }
-    if options.growth {
-        once.growth = growth::run(&bench).await?;
-    }
+    once.growth = growth::run(&bench).await?;
     told(&once)
 }
 

@@ -49,10 +49,9 @@ impl Stages {
 }
 
 impl Metrics {
-    /// Adds another worker's text: sums go over all of them.
-    pub(crate) fn add(&mut self, text: &str) {
-        self.0.push_str(text);
-        self.0.push('\n');
+    /// Those of one worker, which are this text.
+    pub(crate) fn of(text: String) -> Self {
+        Self(text)
     }
 
     /// The sum of all series of a metric that carry `label`, such as `verdict="indexed"`; any with an empty one.
@@ -81,6 +80,14 @@ impl Metrics {
         buckets.sort_by(|left, right| left.0.total_cmp(&right.0));
         let total = |part: &str| self.sum(&format!("{name}_{part}"), "");
         Ok(Histogram { buckets, count: total("count"), sum: total("sum") })
+    }
+}
+
+/// Of several workers: sums go over all of them.
+impl FromIterator<Metrics> for Metrics {
+    fn from_iter<I: IntoIterator<Item = Self>>(each: I) -> Self {
+        let texts: Vec<String> = each.into_iter().map(|metrics| metrics.0).collect();
+        Self(texts.join("\n"))
     }
 }
 
@@ -138,9 +145,7 @@ mod tests {
         a_total{job=\"x\",verdict=\"indexed\"} 3\na_total{job=\"x\",verdict=\"deleted\"} 1\na_totals 9\n# EOF\n";
 
     fn metrics(workers: usize) -> Metrics {
-        let mut metrics = Metrics::default();
-        (0..workers).for_each(|_| metrics.add(TEXT));
-        metrics
+        (0..workers).map(|_| Metrics::of(TEXT.to_owned())).collect()
     }
 
     #[test]

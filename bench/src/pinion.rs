@@ -183,15 +183,20 @@ impl Workers {
         peaks.into_iter().max().context("at least one worker runs")
     }
 
-    /// What all of them count, now.
+    /// What all of them count together, now.
     pub(crate) async fn metrics(&self) -> Result<Metrics> {
-        let mut metrics = Metrics::default();
+        Ok(self.metrics_of_each().await?.into_iter().collect())
+    }
+
+    /// What each of them counts, now.
+    pub(crate) async fn metrics_of_each(&self) -> Result<Vec<Metrics>> {
+        let mut each = Vec::new();
         for worker in &self.each {
             let url = format!("http://{}/metrics", worker.admin);
             let text = async { self.http.get(url).send().await?.error_for_status()?.text().await }.await;
-            metrics.add(&text.with_context(|| format!("a worker does not answer{}", worker.last_words()))?);
+            each.push(Metrics::of(text.with_context(|| format!("a worker does not answer{}", worker.last_words()))?));
         }
-        Ok(metrics)
+        Ok(each)
     }
 
     /// The ends of their logs.

@@ -4,7 +4,7 @@ mod latency;
 mod once;
 
 use self::latency::{lanes_table, latency_note, latency_table};
-use self::once::{broker_table, curve_table, growth_table, rebuild_table};
+use self::once::{broker_table, curve_table, growth_note, growth_table, rebuild_table};
 use crate::broker::BrokerRun;
 use crate::cpu::CpuSeconds;
 use crate::feed::FeedRun;
@@ -165,7 +165,8 @@ pub(crate) fn report(
         text += &section(&format!("The whole way by {}", curve.setting), curve_table(curve));
     }
     for growth in &once.growth {
-        text += &section(&format!("Growth into a null sink: {}", growth.title), growth_table(growth));
+        text += &section(&format!("Growth into a null sink: {}", growth.what.title()), growth_table(growth));
+        text += &growth_note(growth);
     }
     for peer in &options.peers {
         text += &section(&format!("Beside it: {}", peer.title()), peer_table(surroundings, runs, *peer));

@@ -46,7 +46,8 @@ impl Table {
 }
 
 impl Goal {
-    fn judge(self, median: f64) -> String {
+    /// The goal, and whether this reaches it.
+    pub(crate) fn judge(self, median: f64) -> String {
         let (sign, bound, met) = match self {
             Self::AtLeast(bound) => ("≥", bound, median >= bound),
             Self::AtMost(bound) => ("≤", bound, median <= bound),

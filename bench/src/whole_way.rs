@@ -176,9 +176,18 @@ async fn all_done(workers: &Workers) -> Result<Metrics> {
     }
 }
 
+/// Ids that are settled. One that joined an earlier delivery of itself is settled with it.
+pub(crate) fn settled(metrics: &Metrics) -> f64 {
+    metrics.sum("pinion_documents_total", "") + metrics.sum("pinion_coalesced_total", "")
+}
+
 /// How long not to look, after so many documents out of all: half of what the others take, if they take as long.
 pub(crate) fn until_next_look(began: Instant, done: f64, all: f64) -> Duration {
-    let rest = began.elapsed().mul_f64((all - done).max(0.0) / done.max(1.0));
+    if done == 0.0 {
+        // Any moment now.
+        return LOOK;
+    }
+    let rest = began.elapsed().mul_f64((all - done).max(0.0) / done);
     (rest / 2).clamp(LOOK, LOOK_SELDOM)
 }
 
@@ -188,8 +197,7 @@ pub(crate) async fn settled_at_least(workers: &Workers, documents: f64) -> Resul
     let (mut last, mut last_at) = (0.0, began);
     loop {
         let metrics = workers.metrics().await.context("while the workers work")?;
-        // An id that joined an earlier delivery of itself is settled with it.
-        let settled = metrics.sum("pinion_documents_total", "") + metrics.sum("pinion_coalesced_total", "");
+        let settled = settled(&metrics);
         if settled >= documents {
             return Ok((Instant::now(), settled, metrics));
         }

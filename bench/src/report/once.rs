@@ -4,14 +4,16 @@ use super::latency::LANES_MAX;
 use super::{ALLOWED_MIN, MEBIBYTE, Surroundings};
 use crate::broker::BrokerRun;
 use crate::cpu::CpuSeconds;
-use crate::growth::{Growth, GrowthRun};
+use crate::growth::{Grown, Grows, Growth, GrowthRun};
 use crate::metrics::Histogram;
 use crate::rebuild::{RebuildRun, Rebuilt, Verified};
-use crate::table::{Goal, Table};
+use crate::table::{Goal, Table, median_of};
 use crate::tuning::Curve;
 
 /// Ids a second that a verification by ids looks at.
 const VERIFIED_MIN: f64 = 50_000.0;
+/// The most by the least of what should not depend on growth.
+const STEADY_MAX: f64 = 1.10;
 
 pub(super) fn curve_table(curve: &Curve) -> Table {
     let mut table = Table::new(&[
@@ -82,17 +84,62 @@ pub(super) fn rebuild_table(surroundings: &Surroundings, runs: &[RebuildRun], pg
     table
 }
 
+/// Each case with medians; the workers' CPU with its spread, since it is what should stay the same.
 pub(super) fn growth_table(growth: &Growth) -> Table {
     let mut table = Table::new(&[
         "case",
-        "documents timed",
         "documents/s",
+        "lowest",
+        "highest",
         "CPU of the workers, µs a document",
-        "peak memory of one, MiB",
+        "lowest",
+        "highest",
+        "RabbitMQ",
+        "PostgreSQL",
+        "the sink",
+        "documents timed",
+        "peak memory of one worker, MiB",
     ]);
-    for GrowthRun { label, documents, documents_per_second, worker_cpu_a_document, memory_peak_bytes } in &growth.runs {
-        let mebibytes = *memory_peak_bytes as f64 / MEBIBYTE;
-        table.line(label, &[*documents, *documents_per_second, *worker_cpu_a_document, mebibytes]);
+    for case in &growth.cases {
+        let median = |figure: &dyn Fn(&GrowthRun) -> f64| median_of(case.runs.iter().map(figure).collect());
+        let [slowest, rate, fastest] = spread(case, rate);
+        let [least, cpu, most] = spread(case, worker_cpu);
+        let service = |of: fn(&CpuSeconds) -> f64| median(&|run| of(&run.cpu) / run.documents * 1e6);
+        let [rabbitmq, postgres, sink] =
+            [service(|cpu| cpu.rabbitmq), service(|cpu| cpu.primary + cpu.replica), service(|cpu| cpu.bench)];
+        let documents = median(&|run| run.documents);
+        let [_, _, mebibytes] = spread(case, |run| run.memory_peak_bytes as f64 / MEBIBYTE);
+        let figures = [rate, slowest, fastest, cpu, least, most, rabbitmq, postgres, sink, documents, mebibytes];
+        table.line(&case.label, &figures);
     }
     table
+}
+
+/// What should be the same in all cases, and whether it is.
+pub(super) fn growth_note(growth: &Growth) -> String {
+    let (what, figure): (_, fn(&GrowthRun) -> f64) = match growth.what {
+        Grows::Workers => ("the workers' CPU a document", worker_cpu),
+        Grows::Queue => ("documents/s", rate),
+        Grows::Documents | Grows::Jobs => return String::new(),
+    };
+    let medians = growth.cases.iter().map(|case| spread(case, figure)[1]);
+    let (least, most) = medians.fold((f64::MAX, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
+    let goal = Goal::AtMost(STEADY_MAX).judge(most / least);
+    format!("\n{what}, the most by the least of these medians: {:.2} (goal {goal})\n", most / least)
+}
+
+fn rate(run: &GrowthRun) -> f64 {
+    run.documents / run.seconds
+}
+
+fn worker_cpu(run: &GrowthRun) -> f64 {
+    run.cpu.workers / run.documents * 1e6
+}
+
+/// The lowest, the median and the highest.
+fn spread(case: &Grown, figure: fn(&GrowthRun) -> f64) -> [f64; 3] {
+    let values: Vec<f64> = case.runs.iter().map(figure).collect();
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = values.iter().copied().fold(0.0, f64::max);
+    [lowest, median_of(values), highest]
 }

@@ -58,6 +58,7 @@ pub async fn fetch(fenced: Fenced, route: Route) -> Result<Fetched, Failed> {
             let took = started_at.elapsed();
             job.meters.fetch_seconds.observe(took.as_secs_f64());
             job.speed.took(took, ids.len());
+            job.backlog.rows_took(took);
             let (bytes, documents) = rows.size();
             job.learn_size(bytes, documents);
             Ok(Fetched { batch, route, rows, beside, version, read_at })

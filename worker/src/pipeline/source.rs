@@ -78,10 +78,10 @@ const REDELIVERIES_OF_A_SUSPECT: u64 = 2;
 /// for each: with a whole batch of them, ten minutes of faults left 20,000 there.
 const SUSPECTS_TOGETHER: u16 = 32;
 
-/// Batches ahead for each that may be on its way: messages are acknowledged in their order, so one slow batch holds up the room of those
-/// behind it, and what comes in the place of what is done has to be there before it is needed. With less than one of them, batches of
-/// messages of one id were not full.
-const BATCHES_PER_PLACE: usize = 2;
+/// Batches ahead for two that may be on their way: messages are acknowledged in their order, so one slow batch holds up the room of those
+/// behind it, and what comes in the place of what is done has to be there before it is needed. With less than one for each, batches of
+/// messages of one id were not full; each costs a megabyte, of such messages.
+const BATCHES_PER_TWO_PLACES: usize = 3;
 
 /// The queues as a source, for all jobs of a worker.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ impl Source {
         aside: mpsc::Sender<Aside>,
         lost: watch::Sender<Option<String>>,
     ) -> Result<OpenLane, Fault> {
-        let ids_ahead = BATCHES_PER_PLACE * lane.places(&job) * job.settings.batch_max;
+        let ids_ahead = BATCHES_PER_TWO_PLACES * lane.places(&job) * job.settings.batch_max / 2;
         let ahead = match lane {
             Lane::Live | Lane::Low => Ahead::of_ids(ids_ahead, &job.speed),
             Lane::Suspects => Ahead::fixed(SUSPECTS_TOGETHER),
