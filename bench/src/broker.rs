@@ -9,7 +9,7 @@ use crate::Bench;
 use crate::pinion::JOB;
 
 const QUEUE: &str = "bench.broker";
-/// What a worker with the default settings asks for: see its `pipeline/source/ahead.rs`.
+/// What a worker with the default settings asks for: see its `pipeline/source.rs`.
 const PREFETCH: u16 = 18_000;
 
 /// How a queue is read.

@@ -28,13 +28,13 @@ pub(crate) struct Options {
     /// Change events that the feed catches up with; 0 leaves that out, and Kafka is not needed then.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub(crate) feed_events: usize,
-    /// Near the end measure, as often, `pinion rebuild` and `pinion verify`, with and without live writes.
+    /// Near the end measure, as often as there are runs, `pinion rebuild` and `pinion verify`, with and without live writes.
     #[arg(long)]
     pub(crate) rebuild: bool,
     /// Near the end measure, once, RabbitMQ alone and the curves of the settings that matter most.
     #[arg(long)]
     pub(crate) tuning: bool,
-    /// At the end measure, as often, how the workers grow; or only in some ways, as in `--growth=workers,queue`.
+    /// At the end measure, as often as there are runs, how the workers grow; or only in some ways, as in `--growth=workers,queue`.
     #[arg(long, value_enum, value_delimiter = ',', require_equals = true, num_args = 0..,
         default_missing_values = ["workers", "queue", "documents", "jobs"])]
     pub(crate) growth: Vec<Grows>,

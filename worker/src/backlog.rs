@@ -2,14 +2,14 @@
 //!
 //! PostgreSQL sends rows 8 KB at a time, RabbitMQ messages as they come, and to be woken for each costs a thread more than what it
 //! then does. While full batches are on their way, nobody waits for a single answer: a thread that has nothing to do sleeps before
-//! it listens again, and finds all that has come meanwhile. It sleeps for a part of what the rows of a batch take, so that it is woken about as often
-//! for each batch, whether the database is its own or shared with seven other workers.
+//! it listens again, and finds all that has come meanwhile. It sleeps for a part of what the rows of a batch take: the slower they come,
+//! as where other workers share the database, the less often it is woken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The part of the time of a batch's rows that a thread sleeps at most.
+/// A thread sleeps for one part in so many of the time that a batch's rows took.
 const PART: u32 = 20;
 /// Enough for several sends of PostgreSQL.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
