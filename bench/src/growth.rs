@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::Bench;
 use crate::cpu::CpuSeconds;
+use crate::metrics::{Metrics, Stages};
 use crate::pinion::{Pinion, Setup, Workers, job_name};
 use crate::sink::Sink;
 use crate::whole_way::{LOOK, PATIENCE, publish, settled, settled_at_least};
@@ -53,6 +54,8 @@ pub(crate) struct GrowthRun {
     pub(crate) seconds: f64,
     /// Of the same time.
     pub(crate) cpu: CpuSeconds,
+    /// How their batches fared, from the first on.
+    pub(crate) stages: Stages,
     /// The most of one worker.
     pub(crate) memory_peak_bytes: u64,
 }
@@ -138,13 +141,14 @@ async fn measure(bench: &Bench<'_>, case: &Case) -> Result<GrowthRun> {
     let (first_at, first) = all_have_settled(&workers).await?;
     let pids = workers.pids();
     let before = bench.services.read(&pids)?;
-    let (last_at, last, _) = settled_at_least(&workers, documents).await?;
+    let (last_at, last, metrics) = settled_at_least(&workers, documents).await?;
     let cpu = bench.services.read(&pids)? - before;
     ensure!(last > first, "{documents} documents are too few to be timed");
     let run = GrowthRun {
         documents: last - first,
         seconds: (last_at - first_at).as_secs_f64(),
         cpu,
+        stages: Stages::between(&Metrics::default(), &metrics)?,
         memory_peak_bytes: workers.memory_peak_bytes()?,
     };
     if documents < case.queued as f64 {

@@ -44,9 +44,20 @@ impl Rabbit {
 
     /// Publishes bodies as they are and waits until the broker has taken them all. Fails where one can't be routed.
     pub async fn publish(&self, exchange: &str, routing_key: &str, bodies: &[Vec<u8>]) -> Result<()> {
+        self.publish_with(exchange, routing_key, bodies, BasicProperties::default()).await
+    }
+
+    /// The same, of messages with these properties.
+    pub async fn publish_with(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        bodies: &[Vec<u8>],
+        properties: BasicProperties,
+    ) -> Result<()> {
         let channel = self.channel().await?;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+        let properties = properties.with_delivery_mode(2).with_content_type("application/json".into());
         let mut confirmations = Vec::with_capacity(bodies.len());
         for body in bodies {
             let sent = channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties.clone());

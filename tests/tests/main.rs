@@ -3,6 +3,7 @@
 mod age;
 mod apply;
 mod bad_input;
+mod batches;
 mod broker_limits;
 mod check;
 mod client;

@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) row: Duration,
     /// The longest delay between a commit and its message.
     pub(crate) hook_delay_ms_max: i64,
+    /// Of a hundred messages, so many say that they were sent long ago, and wait for a full batch.
+    pub(crate) old_percent: i64,
 }
 
 /// When a read is cancelled.
@@ -71,6 +73,7 @@ impl Plan {
             document_age: Duration::from_secs(*pick(dice, &[2, 30])),
             row: Duration::ZERO,
             hook_delay_ms_max: *pick(dice, &[0, 50, 5000]),
+            old_percent: *pick(dice, &[0, 0, 30]),
         }
     }
 }

@@ -74,7 +74,9 @@ fn hook(world: &Arc<World>, rows: &[i64]) {
 fn enqueue(world: &World, queue: &str, rows: &[i64]) {
     let payload = Job::many(JOB, rows.iter().copied()).to_bytes().expect("a few numbers");
     world.with(|state| {
-        let message = state.publish(queue, payload, Envelope::default(), None);
+        let sent_ms = state.dice.percent(world.plan.old_percent).then_some(0);
+        let envelope = Envelope { sent_ms, ..Envelope::default() };
+        let message = state.publish(queue, payload, envelope, None);
         for row in rows {
             state.history.note("enqueue", Some(*row), &[message], || format!("message {message}"));
         }

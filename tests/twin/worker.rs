@@ -96,7 +96,7 @@ fn settings(world: &World, number: usize) -> Settings {
         worker: number.to_string().into(),
         batch_max: plan.batch_max,
         low_in_flight_max: 1,
-        linger: Duration::from_millis(20),
+        linger: Duration::from_millis(200),
         bulk_bytes_max: 1024 * 1024,
         fetch: FETCH,
         document_age: plan.document_age,

@@ -188,7 +188,8 @@ pub struct Worker {
     pub batch_max: usize,
     /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest at least three times as long as it took.
     pub low_in_flight_max: usize,
-    /// How long a busy worker waits for a batch to fill. An idle one does not wait.
+    /// How long messages that have waited for ten times as long wait for a full batch. Fresh ones wait for a tenth of it, and only in a
+    /// busy worker.
     pub linger_ms_max: u64,
     /// Bulk requests in flight: the adaptive limit's ceiling.
     pub bulks_in_flight_max: usize,
@@ -215,7 +216,7 @@ impl Default for Worker {
         Self {
             batch_max: 1000,
             low_in_flight_max: 1,
-            linger_ms_max: 20,
+            linger_ms_max: 200,
             bulks_in_flight_max: 8,
             bulk_bytes_max: 4 * 1024 * 1024,
             fetches_in_flight_max: 4,

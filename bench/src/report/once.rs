@@ -97,6 +97,7 @@ pub(super) fn growth_table(growth: &Growth) -> Table {
         "RabbitMQ",
         "PostgreSQL",
         "the sink",
+        "ids a batch, mean",
         "documents timed",
         "peak memory of one worker, MiB",
     ]);
@@ -107,9 +108,9 @@ pub(super) fn growth_table(growth: &Growth) -> Table {
         let service = |of: fn(&CpuSeconds) -> f64| median(&|run| of(&run.cpu) / run.documents * 1e6);
         let [rabbitmq, postgres, sink] =
             [service(|cpu| cpu.rabbitmq), service(|cpu| cpu.primary + cpu.replica), service(|cpu| cpu.bench)];
-        let documents = median(&|run| run.documents);
+        let (ids, documents) = (median(&|run| run.stages.batch_ids.mean()), median(&|run| run.documents));
         let [_, _, mebibytes] = spread(case, |run| run.memory_peak_bytes as f64 / MEBIBYTE);
-        let figures = [rate, slowest, fastest, cpu, least, most, rabbitmq, postgres, sink, documents, mebibytes];
+        let figures = [rate, slowest, fastest, cpu, least, most, rabbitmq, postgres, sink, ids, documents, mebibytes];
         table.line(&case.label, &figures);
     }
     table

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pinion_schemas::Id;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -11,7 +13,12 @@ use tokio::time::Instant;
 
 use super::delivery::{Delivery, Receipt};
 use super::job::Job;
+use crate::backlog::Backlog;
+use crate::clock::now_ms;
 use crate::ports::Envelope;
+
+/// Messages that have waited for less than this times the linger are fresh, and a batch of them waits for this part of it.
+const FRESH: u32 = 10;
 
 /// A closed batch: no later delivery joins it, so a fence taken now covers all of it.
 #[derive(Debug)]
@@ -97,13 +104,16 @@ pub struct Batcher {
     deliveries: mpsc::Receiver<Delivery>,
     open: Vec<Entry>,
     position_of: HashMap<Id, usize>,
+    /// When the first of the open ones came.
     since: Option<Instant>,
+    /// When the last of the open ones was sent.
+    sent_ms: u64,
 }
 
 impl Batcher {
     /// A batcher of `job` that reads from `deliveries`.
     pub fn new(job: Arc<Job>, deliveries: mpsc::Receiver<Delivery>) -> Self {
-        Self { job, deliveries, open: Vec::new(), position_of: HashMap::new(), since: None }
+        Self { job, deliveries, open: Vec::new(), position_of: HashMap::new(), since: None, sent_ms: 0 }
     }
 
     /// Waits until there is something to do; `false` when the source has ended and everything is
@@ -118,35 +128,78 @@ impl Batcher {
         true
     }
 
-    /// Closes the next batch, of `size` entries at the most, if there is something to do.
+    /// Takes what is there, up to `size` entries, and waits for more as long as that does not matter.
     ///
-    /// Takes what is there at once. While earlier batches are on their way (`running` above 0), it waits for more,
-    /// until the batch is full, they are done or `linger` has passed: an idle worker does not wait, a
-    /// busy one fills its batches.
-    pub async fn next(&mut self, size: usize, running: &mut watch::Receiver<usize>) -> Option<Batch> {
-        let deadline = self.since.unwrap_or_else(Instant::now) + self.job.settings.linger;
+    /// Of fresh messages only a busy worker waits for more, that is while earlier batches are on their way (`running` above 0), and
+    /// for a tenth of the linger. Of messages that have waited for ten times the linger already it waits for all of it: they are a
+    /// backlog, where workers that share it would each take what little has come, and full batches cost everybody less.
+    pub async fn fill(&mut self, size: usize, running: &mut watch::Receiver<usize>, backlog: Option<&Backlog>) {
         while self.open.len() < size {
             let delivery = match self.deliveries.try_recv() {
                 Ok(delivery) => Some(delivery),
                 Err(TryRecvError::Disconnected) => None,
-                Err(TryRecvError::Empty) if *running.borrow() == 0 => None,
-                Err(TryRecvError::Empty) => tokio::select! {
-                    biased;
-                    delivery = self.deliveries.recv() => delivery,
-                    _ = running.wait_for(|running| *running == 0) => None,
-                    () = tokio::time::sleep_until(deadline) => None,
-                },
+                Err(TryRecvError::Empty) => self.wait_for_more(size, running, backlog).await,
             };
             match delivery {
                 Some(delivery) => self.take(delivery),
                 None => break,
             }
         }
-        self.close()
+    }
+
+    /// Waits for `event`, and meanwhile takes what comes, up to `size` entries.
+    pub async fn until<T>(&mut self, size: usize, event: impl Future<Output = T>) -> T {
+        let mut event = pin!(event);
+        loop {
+            tokio::select! {
+                biased;
+                happened = &mut event => return happened,
+                Some(delivery) = self.deliveries.recv(), if self.open.len() < size => self.take(delivery),
+            }
+        }
+    }
+
+    /// Closes the batch, if there is something in it.
+    pub fn close(&mut self) -> Option<Batch> {
+        self.position_of.clear();
+        self.since = None;
+        self.sent_ms = 0;
+        let entries = std::mem::take(&mut self.open);
+        (!entries.is_empty()).then(|| Batch { job: self.job.clone(), entries })
+    }
+
+    /// Whether none of the open messages is fresh: another linger matters to none of them.
+    pub fn is_behind(&self) -> bool {
+        let waited = Duration::from_millis(now_ms().saturating_sub(self.sent_ms));
+        waited >= self.job.settings.linger * FRESH
+    }
+
+    /// Waits for another delivery while waiting is worth it.
+    async fn wait_for_more(
+        &mut self,
+        size: usize,
+        running: &mut watch::Receiver<usize>,
+        backlog: Option<&Backlog>,
+    ) -> Option<Delivery> {
+        let is_behind = self.is_behind();
+        if !is_behind && *running.borrow() == 0 {
+            return None;
+        }
+        let linger = self.job.settings.linger / if is_behind { 1 } else { FRESH };
+        let deadline = self.since.unwrap_or_else(Instant::now) + linger;
+        let _filling = backlog.filter(|_| is_behind).map(|backlog| backlog.full_batch(self.job.bytes_of(size)));
+        tokio::select! {
+            biased;
+            delivery = self.deliveries.recv() => delivery,
+            _ = running.wait_for(|running| *running == 0), if !is_behind => None,
+            () = tokio::time::sleep_until(deadline) => None,
+        }
     }
 
     fn take(&mut self, delivery: Delivery) {
         self.since.get_or_insert_with(Instant::now);
+        // One that does not say when it was sent may have been sent just now.
+        self.sent_ms = self.sent_ms.max(delivery.envelope.sent_ms.unwrap_or(u64::MAX));
         match self.position_of.entry(delivery.id.clone()) {
             Slot::Occupied(slot) => {
                 self.job.meters.coalesced.inc();
@@ -157,12 +210,5 @@ impl Batcher {
                 self.open.push(delivery.into());
             }
         }
-    }
-
-    fn close(&mut self) -> Option<Batch> {
-        self.position_of.clear();
-        self.since = None;
-        let entries = std::mem::take(&mut self.open);
-        (!entries.is_empty()).then(|| Batch { job: self.job.clone(), entries })
     }
 }

@@ -330,14 +330,17 @@ async fn run_lane(
             }
             Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
-        // What comes while there is no place fills the batch.
-        let place = places.place().await;
         let part = if beside_live.is_some() { LOW_PART } else { 1 };
         let size = (job.batch_size() / part).max(1);
-        let Some(batch) = batcher.next(size, &mut observed).await else { continue };
+        let backlog = beside_live.is_none().then_some(&job.backlog);
+        batcher.fill(size, &mut observed, backlog).await;
+        // What comes while there is no place fills the batch.
+        let place = batcher.until(size, places.place()).await;
+        let is_behind = batcher.is_behind();
+        let Some(batch) = batcher.close() else { continue };
         running.send_modify(|running| *running += 1);
-        let is_full = beside_live.is_none() && batch.entries.len() >= size;
-        let full = is_full.then(|| job.backlog.full_batch(job.bytes_of(batch.entries.len())));
+        let is_full = is_behind || batch.entries.len() >= size;
+        let full = backlog.filter(|_| is_full).map(|backlog| backlog.full_batch(job.bytes_of(batch.entries.len())));
         let (counted, report) = (running.clone(), broken.clone());
         batches.spawn(async move {
             let began = Instant::now();
