@@ -331,7 +331,7 @@ async fn run_lane(
             Lane::Low | Lane::Suspects | Lane::Alone => {}
         }
         let part = if beside_live.is_some() { LOW_PART } else { 1 };
-        let size = (job.batch_size() / part).max(1);
+        let size = (lane.batch_size(&job) / part).max(1);
         let backlog = beside_live.is_none().then_some(&job.backlog);
         batcher.fill(size, &mut observed, backlog).await;
         // What comes while there is no place fills the batch.

@@ -59,6 +59,15 @@ impl Lane {
         }
     }
 
+    /// Entries of a full batch, for now: of lanes that are read apart never more than may be in hand, since no others would come.
+    pub fn batch_size(self, job: &Job) -> usize {
+        match self {
+            Self::Live | Self::Low => job.batch_size(),
+            Self::Suspects => job.batch_size().min(SUSPECTS_TOGETHER.into()),
+            Self::Alone => 1,
+        }
+    }
+
     fn queue(self, job: &Job) -> String {
         let names = &job.settings.names;
         match self {
