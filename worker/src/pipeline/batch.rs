@@ -170,8 +170,9 @@ impl Batcher {
 
     /// Whether none of the open messages is fresh: another linger matters to none of them.
     pub fn is_behind(&self) -> bool {
+        let linger = self.job.settings.linger;
         let waited = Duration::from_millis(now_ms().saturating_sub(self.sent_ms));
-        waited >= self.job.settings.linger * FRESH
+        !linger.is_zero() && waited >= linger * FRESH
     }
 
     /// Waits for another delivery while waiting is worth it.
@@ -187,7 +188,7 @@ impl Batcher {
         }
         let linger = self.job.settings.linger / if is_behind { 1 } else { FRESH };
         let deadline = self.since.unwrap_or_else(Instant::now) + linger;
-        let _filling = backlog.filter(|_| is_behind).map(|backlog| backlog.full_batch(self.job.bytes_of(size)));
+        let _filling = backlog.filter(|_| is_behind).and_then(|backlog| backlog.full_batch(self.job.bytes_of(size)));
         tokio::select! {
             biased;
             delivery = self.deliveries.recv() => delivery,
