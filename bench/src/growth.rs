@@ -11,7 +11,7 @@ use crate::cpu::CpuSeconds;
 use crate::metrics::{Metrics, Stages};
 use crate::pinion::{Pinion, Setup, Workers, job_name};
 use crate::sink::Sink;
-use crate::whole_way::{LOOK, PATIENCE, publish, settled, settled_at_least};
+use crate::whole_way::{LOOK, PATIENCE, Sending, send, settled, settled_at_least};
 
 const WORKERS: [u32; 4] = [1, 2, 4, 8];
 const QUEUED: [usize; 3] = [100_000, 1_000_000, 5_000_000];
@@ -29,8 +29,10 @@ const BYTES_MAX: usize = 1_000_000_000;
 pub(crate) enum Grows {
     /// Workers that share a queue.
     Workers,
-    /// The queue's length.
+    /// The queue's length, where ids come as applications send them, each by a call of its own.
     Queue,
+    /// The queue's length, of messages of one id.
+    Messages,
     /// The size of a document.
     Documents,
     /// Jobs of one worker.
@@ -68,6 +70,7 @@ struct Case {
     workers: u32,
     jobs: usize,
     queued: usize,
+    sending: Sending,
     document_bytes: Option<usize>,
 }
 
@@ -76,7 +79,8 @@ impl Grows {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Workers => "more workers",
-            Self::Queue => "a longer queue",
+            Self::Queue => "a longer queue, one id a call",
+            Self::Messages => "a longer queue, one id a message",
             Self::Documents => "larger documents",
             Self::Jobs => "more jobs",
         }
@@ -84,10 +88,13 @@ impl Grows {
 
     fn cases(self, bench: &Bench<'_>) -> Vec<Case> {
         let ids = TIMES_QUEUED * bench.ids.len();
-        let case = |label: String| Case { label, workers: 1, jobs: 1, queued: ids, document_bytes: None };
+        let sending = Sending::Together(1);
+        let case = |label: String| Case { label, workers: 1, jobs: 1, queued: ids, sending, document_bytes: None };
+        let longer = |sending| QUEUED.map(|queued| Case { queued, sending, ..case(format!("{queued} queued")) }).into();
         match self {
             Self::Workers => WORKERS.map(|workers| Case { workers, ..case(format!("{workers} worker(s)")) }).into(),
-            Self::Queue => QUEUED.map(|queued| Case { queued, ..case(format!("{queued} queued")) }).into(),
+            Self::Queue => longer(Sending::Called),
+            Self::Messages => longer(sending),
             Self::Documents => {
                 let of = |bytes: usize| Case {
                     document_bytes: Some(bytes),
@@ -135,7 +142,7 @@ async fn measure(bench: &Bench<'_>, case: &Case) -> Result<GrowthRun> {
     let each = case.queued / case.jobs;
     for job in 0..case.jobs {
         let ids: Vec<i64> = bench.ids.iter().copied().cycle().skip(job * each).take(each).collect();
-        publish(bench, &job_name(job), &ids, 1).await?;
+        send(bench, &job_name(job), &ids, case.sending).await?;
     }
     // Of a queue that is longer, that is enough to be timed.
     let documents = (each * case.jobs).min(TIMES_QUEUED * bench.ids.len()) as f64;

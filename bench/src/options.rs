@@ -34,7 +34,8 @@ pub(crate) struct Options {
     /// Near the end measure, once, RabbitMQ alone and the curves of the settings that matter most.
     #[arg(long)]
     pub(crate) tuning: bool,
-    /// At the end measure, as often as there are runs, how the workers grow; or only in some ways, as in `--growth=workers,queue`.
+    /// At the end measure, as often as there are runs, how the workers grow; or only in some ways, as in
+    /// `--growth=workers,queue`. `messages` is left out unless it is named: to fill its queue takes minutes.
     #[arg(long, value_enum, value_delimiter = ',', require_equals = true, num_args = 0..,
         default_missing_values = ["workers", "queue", "documents", "jobs"])]
     pub(crate) growth: Vec<Grows>,

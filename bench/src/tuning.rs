@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::Bench;
 use crate::pinion::{INDEX, JOB, Pinion, Setup};
-use crate::whole_way::{publish, work_off};
+use crate::whole_way::{Sending, send, work_off};
 
 const BATCHES: [usize; 6] = [50, 100, 250, 500, 1_000, 2_000];
 const BULKS: [usize; 5] = [1, 2, 4, 8, 16];
@@ -52,7 +52,7 @@ async fn measure(bench: &Bench<'_>, value: usize, worker: &str, ids_per_message:
     let setup = Setup { worker, ..Setup::new(&bench.options.elasticsearch) };
     let pinion = Pinion::new(bench.options, folder.path(), &setup)?;
     pinion.apply().await?;
-    publish(bench, JOB, &bench.ids, ids_per_message).await?;
+    send(bench, JOB, &bench.ids, Sending::Together(ids_per_message)).await?;
     let way = work_off(bench, &pinion, bench.ids.len()).await?;
     let documents = bench.ids.len() as f64;
     let point = Point {

@@ -59,10 +59,7 @@ pub(crate) struct WholeWayRun {
 /// Queues `ids`, and times the workers.
 pub(crate) async fn run(bench: &Bench<'_>, ids: &[i64], sending: Sending) -> Result<WholeWayRun> {
     bench.fresh_index().await?;
-    let published_per_second = match sending {
-        Sending::Together(ids_per_message) => publish(bench, JOB, ids, ids_per_message).await?,
-        Sending::Called => call(bench, ids).await?,
-    };
+    let published_per_second = send(bench, JOB, ids, sending).await?;
     let messages = bench.servers.rabbitmq.ready(&Names::new(NAMESPACE)?.queue(JOB)).await?;
     let ids_per_message = ids.len() as f64 / f64::from(messages);
     let way = work_off(bench, &bench.pinion, ids.len()).await?;
@@ -102,8 +99,16 @@ pub(crate) async fn work_off(bench: &Bench<'_>, pinion: &Pinion, ids: usize) -> 
     })
 }
 
-/// Publishes with confirms, so many ids in each message; ids a second.
-pub(crate) async fn publish(bench: &Bench<'_>, job: &str, ids: &[i64], ids_per_message: usize) -> Result<f64> {
+/// Publishes with confirms; ids a second.
+pub(crate) async fn send(bench: &Bench<'_>, job: &str, ids: &[i64], sending: Sending) -> Result<f64> {
+    match sending {
+        Sending::Together(ids_per_message) => publish(bench, job, ids, ids_per_message).await,
+        Sending::Called => call(bench, job, ids).await,
+    }
+}
+
+/// Publishes so many ids in each message; ids a second.
+async fn publish(bench: &Bench<'_>, job: &str, ids: &[i64], ids_per_message: usize) -> Result<f64> {
     let publisher = Publisher::connect(config(bench)?.ids_joined_max(1)).await?;
     let job = |ids: &[i64]| match ids {
         [id] => Job::new(job, *id),
@@ -120,7 +125,7 @@ pub(crate) async fn publish(bench: &Bench<'_>, job: &str, ids: &[i64], ids_per_m
 }
 
 /// Publishes as applications do, a call for each id that returns with its confirm; ids a second.
-async fn call(bench: &Bench<'_>, ids: &[i64]) -> Result<f64> {
+async fn call(bench: &Bench<'_>, job: &str, ids: &[i64]) -> Result<f64> {
     let mut publishers = Vec::new();
     for _ in 0..PUBLISHERS {
         publishers.push(connect(bench).await?);
@@ -128,10 +133,10 @@ async fn call(bench: &Bench<'_>, ids: &[i64]) -> Result<f64> {
     let began = Instant::now();
     let mut processes = JoinSet::new();
     for (publisher, ids) in publishers.iter().zip(ids.chunks(ids.len().div_ceil(PUBLISHERS))) {
-        let (publisher, ids) = (publisher.clone(), ids.to_vec());
+        let (publisher, ids, job) = (publisher.clone(), ids.to_vec(), job.to_owned());
         processes.spawn(async move {
-            let publisher = &publisher;
-            let calls = stream::iter(ids).map(|id| async move { publisher.publish(&Job::new(JOB, id)).await });
+            let (publisher, job) = (&publisher, job.as_str());
+            let calls = stream::iter(ids).map(|id| async move { publisher.publish(&Job::new(job, id)).await });
             calls.buffer_unordered(CALLS_OF_A_PUBLISHER).try_for_each(|()| ready(Ok(()))).await
         });
     }

@@ -120,7 +120,7 @@ pub(super) fn growth_table(growth: &Growth) -> Table {
 pub(super) fn growth_note(growth: &Growth) -> String {
     let (what, figure): (_, fn(&GrowthRun) -> f64) = match growth.what {
         Grows::Workers => ("the workers' CPU a document", worker_cpu),
-        Grows::Queue => ("documents/s", rate),
+        Grows::Queue | Grows::Messages => ("documents/s", rate),
         Grows::Documents | Grows::Jobs => return String::new(),
     };
     let medians = growth.cases.iter().map(|case| spread(case, figure)[1]);
