@@ -186,7 +186,8 @@ pub struct Kafka {
 pub struct Worker {
     /// Ids in a batch.
     pub batch_max: usize,
-    /// Batches of the low lane on their way while live messages come; each is a tenth of a full one, and followed by a rest at least three times as long as it took.
+    /// Batches of the low lane on their way while live messages come; each is a fortieth of a full one, and followed by a rest at least
+    /// three times as long as it took.
     pub low_in_flight_max: usize,
     /// How long messages that have waited for ten times as long wait for a full batch. Fresh ones wait for a tenth of it, and only in a
     /// busy worker.

@@ -340,7 +340,8 @@ async fn run_lane(
         let Some(batch) = batcher.close() else { continue };
         running.send_modify(|running| *running += 1);
         let is_full = is_behind || batch.entries.len() >= size;
-        let full = backlog.filter(|_| is_full).and_then(|backlog| backlog.full_batch(job.bytes_of(batch.entries.len())));
+        let full =
+            backlog.filter(|_| is_full).and_then(|backlog| backlog.full_batch(job.bytes_of(batch.entries.len())));
         let (counted, report) = (running.clone(), broken.clone());
         batches.spawn(async move {
             let began = Instant::now();
