@@ -20,9 +20,9 @@ use crate::ports::Queues as _;
 
 /// So long it is watched whether live messages are written.
 const WATCH: Duration = Duration::from_secs(1);
-/// What is missing is given so long at the least: workers may still have a part of the loading in hand, and take their time beside live
-/// messages.
-const PATIENCE_MIN: Duration = Duration::from_secs(60);
+/// What is missing is given so long at the least: each worker may still have 18,000 ids of the loading in hand, and where servers are slow
+/// it takes some hundred a second of them beside live messages.
+const PATIENCE_MIN: Duration = Duration::from_secs(180);
 /// What is missing after the loading is enqueued, and looked for again, so often.
 const CHECKS_MAX: usize = 3;
 

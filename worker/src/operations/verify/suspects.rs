@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pinion_schemas::{Id, Version};
 
 /// So long after the first reading a difference is looked at again, and again: most are gone by then, and few are looked at often.
-const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)];
+const AGAIN_S: [u64; 4] = [1, 4, 16, 64];
 
 /// An id that looked wrong.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Suspect {
 pub(super) struct Suspects {
     patience: Duration,
     /// Not looked at closely yet; looked at once, twice and so on; to be looked at when they are out of patience.
-    by_looks: [VecDeque<Suspect>; AGAIN.len() + 2],
+    by_looks: [VecDeque<Suspect>; AGAIN_S.len() + 2],
 }
 
 impl Suspects {
@@ -82,7 +82,7 @@ impl Suspects {
 fn due_after(looks: usize, patience: Duration) -> Duration {
     match looks.checked_sub(1) {
         None => Duration::ZERO,
-        Some(again) => AGAIN.get(again).map_or(patience, |after| patience.min(*after)),
+        Some(again) => AGAIN_S.get(again).map_or(patience, |after_s| patience.min(Duration::from_secs(*after_s))),
     }
 }
 
@@ -92,16 +92,17 @@ mod tests {
 
     #[test]
     fn a_difference_is_looked_at_ever_more_seldom() {
-        let after = |patience| [0, 1, 2, 3, 4].map(|looks| due_after(looks, Duration::from_secs(patience)).as_secs());
-        assert_eq!(after(60), [0, 1, 4, 16, 60]);
-        assert_eq!(after(2), [0, 1, 2, 2, 2]);
+        let after =
+            |patience| [0, 1, 2, 3, 4, 5].map(|looks| due_after(looks, Duration::from_secs(patience)).as_secs());
+        assert_eq!(after(180), [0, 1, 4, 16, 64, 180]);
+        assert_eq!(after(2), [0, 1, 2, 2, 2, 2]);
     }
 
     #[test]
     fn each_look_moves_it_on_until_the_last() {
         let mut suspects = Suspects::new(Duration::ZERO);
         suspects.add(vec![Id::Int(1), Id::Int(2)]);
-        for looks in [0, 1, 2, 3, 4, 4] {
+        for looks in [0, 1, 2, 3, 4, 5, 5] {
             let due = suspects.due(10).expect("both are due");
             assert_eq!(due.iter().map(|suspect| suspect.looks).collect::<Vec<_>>(), [looks; 2]);
             assert!(suspects.due(10).is_none() && suspects.next_due().is_none());
