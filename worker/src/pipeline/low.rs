@@ -9,8 +9,7 @@ use tokio::time::Instant;
 
 use super::job::Job;
 
-/// A batch of the low lane beside live messages is this part of a full one: what a live one waits for is over soon, and many small
-/// batches get as far as few that are large.
+/// A batch of the low lane beside live messages is this part of a full one: what a live one waits for is then over soon.
 pub const LOW_PART: usize = 40;
 /// It rests for so many times what a batch took,
 const REST: f64 = 3.0;

@@ -20,8 +20,8 @@ use crate::ports::Queues as _;
 
 /// So long it is watched whether live messages are written.
 const WATCH: Duration = Duration::from_secs(1);
-/// What is missing is given so long at the least: each worker may still have 18,000 ids of the loading in hand, and where servers are slow
-/// it takes some hundred a second of them beside live messages.
+/// What is missing is given so long at the least: each worker may still have a part of the loading in hand (18,000 ids with the default
+/// limits), and where servers are slow it writes some hundred of them a second beside live messages.
 const PATIENCE_MIN: Duration = Duration::from_secs(180);
 /// What is missing after the loading is enqueued, and looked for again, so often.
 const CHECKS_MAX: usize = 3;
